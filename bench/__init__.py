@@ -1,0 +1,1 @@
+"""Bench: what a bundle costs on this machine, measured."""

@@ -1,0 +1,1 @@
+"""Engines: the bundle format and the backends that run its graphs."""

@@ -1,0 +1,1 @@
+"""Runtime: portrait, speech and key points in, video frames out. Never imports torch."""
