@@ -1,10 +1,278 @@
-"""The `vexpress` command: arguments in, one call out, errors as sentences."""
+"""The `vexpress` command: arguments in, one call out, errors as sentences.
 
+Nothing heavy is imported before a command has its arguments: `--help` and every argument error answer at once. Flags
+are written with underscores, as upstream's; dashes work too.
+"""
+
+import argparse
+import json
+import logging
+import signal
 import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from vexpress_trt.engines.errors import UserError
+from vexpress_trt.runtime.request import BACKENDS, DTYPES, GenerationRequest
+
+PRECISIONS = ("fp32", "fp16", "bf16")
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run one command; exit status 0: done, 1: a check failed, 2: refused with a sentence, 130: interrupted."""
+    args = _parser().parse_args(_with_underscores(sys.argv[1:] if argv is None else argv))
+    _log_to_stderr(args)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that temporary files go
+    try:
+        return args.run(args) or 0
+    except UserError as error:
+        print(f"vexpress: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("vexpress: interrupted, nothing was left behind", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output went away: silence the interpreter's complaint at exit
+        return 141
+
+
+def _generate(args: argparse.Namespace) -> int:
+    from vexpress_trt.runtime.generate import write_video
+    from vexpress_trt.runtime.progress import Reporter
+
+    request = GenerationRequest(**{spec.name: getattr(args, spec.name) for spec in fields(GenerationRequest)})
+    if request.output_path is None:
+        raise UserError("--output_path is missing: name the MP4 to write.")
+    request.validate()
+    with Reporter(quiet=args.quiet) as reporter:
+        summary = write_video(request, on_progress=reporter)
+    print(json.dumps(summary.as_dict(), indent=2) if args.json else summary.as_text())
     return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from vexpress_trt.export.command import run_export
+
+    if (args.checkpoints is None) == (args.random is None):
+        raise UserError("Give either --checkpoints DIR (official weights) or --random tiny|full.")
+    run_export(
+        args.bundle,
+        checkpoints=args.checkpoints,
+        random=args.random,
+        precisions=tuple(args.precision),
+        image_width=args.image_width,
+        image_height=args.image_height,
+        context_frames=args.context_frames,
+        force=args.force,
+        report=args.report,
+    )
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from vexpress_trt.engines.verify import format_results, verify_bundle
+
+    results = verify_bundle(args.bundle, backend=args.backend, precision=args.precision)
+    if args.json:
+        print(json.dumps([result.as_dict() for result in results], indent=2))
+    else:
+        print(format_results(results))
+    return 0 if all(result.passed for result in results) else 1
+
+
+def _fetch(args: argparse.Namespace) -> int:
+    from vexpress_trt.export.fetch import fetch
+
+    fetch(args.checkpoints, parts=args.parts, endpoint=args.endpoint, assume_yes=args.yes)
+    return 0
+
+
+def _extract(args: argparse.Namespace) -> int:
+    from vexpress_trt.runtime.extract import extract
+    from vexpress_trt.runtime.progress import Reporter
+
+    with Reporter(quiet=args.quiet) as reporter:
+        result = extract(
+            args.video_path,
+            args.kps_sequence_save_path,
+            args.audio_save_path,
+            detector=args.detector,
+            face_model_dir=args.face_model_dir,
+            on_progress=reporter.counter("key points"),
+        )
+    print(json.dumps(result.as_dict(), indent=2) if args.json else result.as_text())
+    return 0
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from vexpress_trt.bench.stages import BenchSettings, run_bench
+
+    run_bench(
+        BenchSettings(
+            bundle=args.bundle,
+            backend=args.backend,
+            dtype=args.dtype,
+            threads=args.threads,
+            image_width=args.image_width,
+            image_height=args.image_height,
+            context_frames=args.context_frames,
+            num_inference_steps=args.num_inference_steps,
+            guidance_scale=args.guidance_scale,
+            repeats=args.repeats,
+        ),
+        json_path=args.json,
+    )
+    return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from vexpress_trt.engines.doctor import doctor, format_checks
+
+    checks = doctor()
+    print(json.dumps([check.as_dict() for check in checks], indent=2) if args.json else format_checks(checks))
+    return 0
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from vexpress_trt.engines.bundle import Bundle
+    from vexpress_trt.engines.inspect import describe_bundle, format_description
+
+    description = describe_bundle(Bundle.open(args.bundle, verify=True))
+    print(json.dumps(description, indent=2) if args.json else format_description(description))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vexpress",
+        description="Talking-head video from one portrait and speech: an optimized runtime for V-Express.",
+        epilog="Start with `vexpress doctor`. Each command has its own --help.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    command = _command(commands, "generate", _generate, "portrait + speech (+ key points) -> MP4")
+    for spec in fields(GenerationRequest):
+        _add_request_flag(command, spec)
+    command.add_argument("--json", action="store_true", help="print the summary as JSON")
+    command.add_argument("--quiet", action="store_true", help="no progress")
+
+    command = _command(commands, "extract", _extract, "video -> key-point track and audio")
+    command.add_argument(
+        "--video_path", type=Path, required=True, metavar="VIDEO", help="video with one face to follow"
+    )
+    command.add_argument("--kps_sequence_save_path", type=Path, required=True, metavar="TRACK", help=".pth or .npy")
+    command.add_argument("--audio_save_path", type=Path, metavar="AUDIO", help="also save the sound here")
+    command.add_argument("--detector", choices=("auto", "insightface", "mtcnn"), default="auto", help="face detector")
+    command.add_argument("--face_model_dir", type=Path, metavar="DIR", help="folder of insightface's models")
+    command.add_argument("--json", action="store_true", help="print the result as JSON")
+    command.add_argument("--quiet", action="store_true", help="no progress")
+
+    command = _command(
+        commands, "export", _export, "checkpoints -> bundle of typed ONNX graphs (needs the export extra)"
+    )
+    command.add_argument("--checkpoints", type=Path, metavar="DIR", help="folder of the official checkpoints")
+    command.add_argument("--random", choices=("tiny", "full"), help="make random checkpoints of this size instead")
+    command.add_argument("--bundle", type=Path, required=True, metavar="DIR", help="bundle to write")
+    command.add_argument("--precision", type=_precisions, default=("fp32", "fp16"), help="list, default fp32,fp16")
+    command.add_argument("--image_width", type=int, default=512, help="default output width, a multiple of 8")
+    command.add_argument("--image_height", type=int, default=512, help="default output height, a multiple of 8")
+    command.add_argument("--context_frames", type=int, default=24, help="default frames per window, up to 32")
+    command.add_argument("--force", action="store_true", help="replace an existing bundle")
+    command.add_argument("--report", type=Path, metavar="JSON", help="write time, peak memory and sizes here")
+
+    command = _command(
+        commands, "verify", _verify, "check a bundle's graphs on a backend against the exported networks"
+    )
+    command.add_argument("bundle", type=Path, metavar="BUNDLE")
+    command.add_argument("--backend", choices=BACKENDS, default="auto", help="what runs the graphs")
+    command.add_argument("--precision", choices=PRECISIONS, help="default: all in the bundle that the backend runs")
+    command.add_argument("--json", action="store_true", help="print the results as JSON")
+
+    command = _command(
+        commands, "fetch", _fetch, "download the official weights (needs the export extra and a network)"
+    )
+    command.add_argument("--checkpoints", type=Path, required=True, metavar="DIR", help="folder to fill")
+    command.add_argument("--parts", nargs="+", metavar="PART", help="only these parts (default: all)")
+    command.add_argument("--endpoint", metavar="URL", help="another model hub")
+    command.add_argument("--yes", action="store_true", help="accept sizes and licences without asking")
+
+    command = _command(commands, "bench", _bench, "seconds and peak memory of every stage of a bundle")
+    command.add_argument("bundle", type=Path, metavar="BUNDLE")
+    command.add_argument("--backend", choices=BACKENDS, default="auto", help="what runs the graphs")
+    command.add_argument("--dtype", choices=DTYPES, default="auto", help="arithmetic of the engines")
+    command.add_argument("--threads", type=int, help="CPU threads")
+    command.add_argument("--image_width", type=int, help="default: the bundle's")
+    command.add_argument("--image_height", type=int, help="default: the bundle's")
+    command.add_argument("--context_frames", type=int, help="default: the bundle's")
+    command.add_argument("--num_inference_steps", type=int, default=25, help="steps that the totals are computed for")
+    command.add_argument("--guidance_scale", type=float, default=3.5, help="1 or less: conditional half only")
+    command.add_argument("--repeats", type=int, default=5, help="measured runs of each stage after one warm-up")
+    command.add_argument("--json", type=Path, metavar="FILE", help="also write the results here")
+
+    command = _command(commands, "doctor", _doctor, "what works on this machine, and what is missing")
+    command.add_argument("--json", action="store_true", help="print as JSON")
+
+    command = _command(commands, "inspect", _inspect, "what is in a bundle")
+    command.add_argument("bundle", type=Path, metavar="BUNDLE")
+    command.add_argument("--json", action="store_true", help="print as JSON")
+    return parser
+
+
+def _command(commands: Any, name: str, run: Any, summary: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+    command.set_defaults(run=run)
+    return command
+
+
+def _add_request_flag(command: argparse.ArgumentParser, spec: Any) -> None:
+    """One flag per field of the request: the dataclass is the single source of names, defaults and help."""
+    meta = spec.metadata
+    if isinstance(spec.default, bool):
+        command.add_argument(f"--{spec.name}", action="store_true", help=meta["help"])
+        return
+    text = meta["help"] if spec.default is None else f"{meta['help']} (default {spec.default})"
+    command.add_argument(
+        f"--{spec.name}",
+        type=meta["kind"] or str,
+        choices=meta["choices"],
+        default=spec.default,
+        metavar=meta["metavar"],
+        help=text,
+    )
+
+
+def _precisions(text: str) -> tuple[str, ...]:
+    chosen = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not chosen or any(part not in PRECISIONS for part in chosen):
+        raise argparse.ArgumentTypeError(f"{text!r}: a comma-separated list of {', '.join(PRECISIONS)}")
+    return chosen
+
+
+def _with_underscores(argv: list[str]) -> list[str]:
+    """`--audio-path` means `--audio_path`; values are left alone."""
+
+    def convert(word: str) -> str:
+        flag, equals, value = word.partition("=")
+        return flag[:2] + flag[2:].replace("-", "_") + equals + value if word.startswith("--") else word
+
+    return [convert(word) for word in argv]
+
+
+def _log_to_stderr(args: argparse.Namespace) -> None:
+    """Advice and warnings go to stderr, one line each."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Sentence())
+    logger = logging.getLogger("vexpress")
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.WARNING if getattr(args, "quiet", False) else logging.INFO)
+    logger.propagate = False
+
+
+class _Sentence(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        return prefix + record.getMessage()
 
 
 if __name__ == "__main__":

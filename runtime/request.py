@@ -1,0 +1,142 @@
+"""What a clip is made from: one frozen dataclass, the source of the command line's flags as well.
+
+This module imports nothing heavy: `vexpress generate --help` and every refusal it can give are answered from here.
+"""
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from vexpress_trt.engines.errors import UserError
+
+STRATEGIES = ("no_retarget", "fix_face", "offset_retarget", "naive_retarget")
+TRACK_STRATEGIES = ("no_retarget", "offset_retarget", "naive_retarget")
+BACKENDS = ("auto", "onnxruntime", "openvino", "torch")
+DTYPES = ("auto", "fp32", "fp16", "bf16")
+MIN_SIDE = 64
+MAX_SIDE = 2048
+MAX_STEPS = 1000
+
+
+def _flag(
+    default: Any,
+    description: str,
+    *,
+    choices: tuple[str, ...] | None = None,
+    kind: Any = None,
+    metavar: str | None = None,
+) -> Any:
+    return field(
+        default=default,
+        metadata={"help": description, "choices": choices, "kind": kind, "metavar": metavar},
+    )
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One clip to generate: inputs, model settings and how to run them. Field names are upstream's flag names.
+
+    `validate` raises `UserError` for what can be refused without opening a file.
+    """
+
+    reference_image_path: Path = _flag(None, "portrait: one face, JPEG, PNG or WebP", kind=Path, metavar="IMAGE")
+    audio_path: Path = _flag(
+        None, "speech: WAV, MP3, M4A, FLAC, Opus, or the sound of a video", kind=Path, metavar="AUDIO"
+    )
+    output_path: Path | None = _flag(None, "the MP4 to write", kind=Path, metavar="MP4")
+    kps_path: Path | None = _flag(
+        None, "key-point track (.pth or .npy), see `vexpress extract`", kind=Path, metavar="TRACK"
+    )
+    bundle: Path | None = _flag(None, "bundle of exported graphs, see `vexpress export`", kind=Path, metavar="DIR")
+    retarget_strategy: str | None = _flag(
+        None, "how the head moves (default: no_retarget with a track, fix_face without)", choices=STRATEGIES
+    )
+    num_inference_steps: int = _flag(25, "denoising steps", kind=int)
+    guidance_scale: float = _flag(3.5, "classifier-free guidance; 1 or less runs the conditional half only", kind=float)
+    reference_attention_weight: float = _flag(1.0, "weight of the portrait's attention, 0.9-1.0", kind=float)
+    audio_attention_weight: float = _flag(1.0, "weight of the speech's attention, 1.0-3.0", kind=float)
+    context_frames: int | None = _flag(None, "frames per window (default: the bundle's)", kind=int)
+    context_overlap: int = _flag(4, "frames that neighbouring windows share", kind=int)
+    seed: int = _flag(42, "seed of the noise", kind=int)
+    fps: float = _flag(30.0, "frames per second of the output", kind=float)
+    image_width: int | None = _flag(None, "output width, a multiple of 8 (default: the bundle's)", kind=int)
+    image_height: int | None = _flag(None, "output height, a multiple of 8 (default: the bundle's)", kind=int)
+    num_pad_audio_frames: int = _flag(2, "frames of audio context on each side", kind=int)
+    save_gpu_memory: bool = _flag(False, "bound memory: graphs loaded and freed in turn, the clip kept on disk")
+    device: str = _flag("auto", "where to run", choices=("auto", "cpu", "cuda"))
+    gpu_id: int = _flag(0, "which GPU", kind=int)
+    dtype: str = _flag("auto", "arithmetic of the engines (auto: the backend's fast choice)", choices=DTYPES)
+    backend: str = _flag("auto", "what runs the graphs, see `vexpress doctor`", choices=BACKENDS)
+    threads: int | None = _flag(None, "CPU threads (default: all cores of this process)", kind=int)
+    compat: str | None = _flag(None, "`upstream` reproduces the original's numbers exactly", choices=("upstream",))
+    crop: str = _flag("face", "where a portrait of another shape is cropped", choices=("face", "center"))
+    kps_size: str | None = _flag(None, "frame in which the track's pixels count (default 512,512)", metavar="W,H")
+    detector: str = _flag("auto", "face detector", choices=("auto", "insightface", "mtcnn"))
+    face_model_dir: Path | None = _flag(None, "folder of insightface's models", kind=Path, metavar="DIR")
+    dump_tensors: Path | None = _flag(None, "also write latents and frames to this .npz", kind=Path, metavar="NPZ")
+
+    @property
+    def upstream(self) -> bool:
+        """Whether the original's arithmetic is asked for where ours is better."""
+        return self.compat == "upstream"
+
+    @property
+    def strategy(self) -> str:
+        """The retarget strategy, with its default resolved."""
+        return self.retarget_strategy or ("no_retarget" if self.kps_path else "fix_face")
+
+    @property
+    def track_size(self) -> tuple[int, int] | None:
+        """`kps_size` as (width, height), or None where it is not given."""
+        if self.kps_size is None:
+            return None
+        try:
+            width, height = (int(part) for part in str(self.kps_size).split(","))
+        except ValueError:
+            width = height = 0
+        if min(width, height) < 1:
+            raise UserError(f"--kps_size {self.kps_size}: expected two positive numbers, for instance 512,512.")
+        return width, height
+
+    def validate(self) -> None:
+        """Raise `UserError` for every value that no input could make right."""
+        for name in ("reference_image_path", "audio_path"):
+            if getattr(self, name) is None:
+                raise UserError(f"--{name} is missing: a clip needs a portrait and speech.")
+        for spec in fields(self):
+            choices, value = spec.metadata["choices"], getattr(self, spec.name)
+            if choices and value is not None and value not in choices:
+                raise UserError(f"--{spec.name} {value}: choose one of {', '.join(choices)}.")
+        if self.retarget_strategy in TRACK_STRATEGIES and self.kps_path is None:
+            raise UserError(
+                f"--retarget_strategy {self.retarget_strategy} moves the head by a key-point track: give one with "
+                "--kps_path, or use fix_face."
+            )
+        for name in ("image_width", "image_height"):
+            value = getattr(self, name)
+            if value is not None and (value % 8 or not MIN_SIDE <= value <= MAX_SIDE):
+                raise UserError(f"--{name} {value}: must be a multiple of 8 from {MIN_SIDE} to {MAX_SIDE}.")
+        self._in_range("num_inference_steps", 1, MAX_STEPS)
+        self._in_range("guidance_scale", 0.0, 100.0)
+        self._in_range("reference_attention_weight", 0.0, 10.0)
+        self._in_range("audio_attention_weight", 0.0, 10.0)
+        self._in_range("context_frames", 1, 32)
+        self._in_range("context_overlap", 0, 31)
+        self._in_range("fps", 1.0, 120.0)
+        self._in_range("num_pad_audio_frames", 0, 16)
+        self._in_range("seed", 0, 2**64 - 1)
+        self._in_range("threads", 1, 1024)
+        self._in_range("gpu_id", 0, 1023)
+        if self.context_frames is not None and self.context_overlap >= self.context_frames:
+            raise UserError(
+                f"--context_overlap {self.context_overlap}: must be smaller than --context_frames "
+                f"{self.context_frames}."
+            )
+        if self.upstream and self.seed >= 2**32:
+            raise UserError(f"--seed {self.seed}: with --compat upstream it must be below 2**32.")
+        _ = self.track_size
+
+    def _in_range(self, name: str, low: float, high: float) -> None:
+        value = getattr(self, name)
+        if value is not None and not low <= value <= high:  # also catches NaN
+            raise UserError(f"--{name} {value}: must be from {low:g} to {high:g}.")

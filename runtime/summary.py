@@ -1,0 +1,82 @@
+"""What a finished generation says about itself."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from time import perf_counter
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The closing figures of one clip. Times are seconds of wall clock, memory is the process's peak in MiB."""
+
+    output_path: str | None
+    frames: int
+    width: int
+    height: int
+    fps: float
+    duration_seconds: float
+    strategy: str
+    backend: str
+    backend_reason: str
+    precision: str
+    dtype: str
+    seed: int
+    num_inference_steps: int
+    guidance_scale: float
+    context_frames: int
+    context_overlap: int
+    windows: int
+    denoiser_calls: int
+    denoiser_calls_before_first_frame: int
+    stage_seconds: dict[str, float]
+    time_to_first_frame: float
+    total_seconds: float
+    frames_per_second: float
+    peak_memory_mib: float
+    random_weights: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain types only, for JSON."""
+        return asdict(self)
+
+    def as_text(self) -> str:
+        """A few lines for a person."""
+        stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in self.stage_seconds.items())
+        lines = [
+            f"{self.frames} frames of {self.width}x{self.height} at {self.fps:g} frames/s "
+            f"({self.duration_seconds:.2f} s), strategy {self.strategy}, seed {self.seed}",
+            f"{self.backend} {self.dtype} ({self.backend_reason})",
+            f"{self.total_seconds:.1f} s in all, {self.frames_per_second:.2f} frames/s; first frame after "
+            f"{self.time_to_first_frame:.1f} s ({self.denoiser_calls_before_first_frame} of {self.denoiser_calls} "
+            f"denoiser calls); peak memory {self.peak_memory_mib:.0f} MiB",
+            f"seconds per stage: {stages}",
+        ]
+        if self.random_weights:
+            lines.append("this bundle's weights are random: the picture is coloured noise")
+        if self.output_path:
+            lines.append(f"wrote {self.output_path}")
+        return "\n".join(lines)
+
+
+class Stopwatch:
+    """Wall-clock seconds by stage name, in the order in which the stages first ran."""
+
+    def __init__(self) -> None:
+        self.started = perf_counter()
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time inside the `with` block to stage `name`."""
+        begin = perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - begin
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the watch was made."""
+        return perf_counter() - self.started
