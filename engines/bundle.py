@@ -1,0 +1,202 @@
+"""A bundle on disk: opened and checked as a whole, written as a whole."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.files import atomic_path
+from vexpress_trt.engines.manifest import (
+    MANIFEST_NAME,
+    SCHEMA_VERSION,
+    FileRecord,
+    GraphSpec,
+    Manifest,
+    ModelConfig,
+    SchedulerConfig,
+    is_safe_path,
+)
+from vexpress_trt.engines.stamps import file_hashes
+
+ENGINES_FOLDER = "engines"
+_MAX_MANIFEST_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A folder with a valid manifest and undamaged files."""
+
+    root: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: Path | str, *, verify: bool = False) -> "Bundle":
+        """Open and check the bundle at `path`: manifest, presence, sizes and hashes of all files.
+
+        Hashes are remembered while files do not change; `verify=True` hashes everything anew. Raises UserError that
+        names the file and what is wrong with it.
+        """
+        root = Path(path)
+        if not root.exists():
+            raise UserError(f"there is no bundle at {root}: make one with `vexpress export --bundle {root} ...`")
+        if not root.is_dir():
+            raise UserError(f"{root} is not a bundle: a bundle is a folder with a {MANIFEST_NAME}")
+        bundle = cls(root, _read_manifest(root))
+        bundle._check_files(verify)
+        return bundle
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """The precisions that at least one graph has, in the manifest's order."""
+        return tuple(dict.fromkeys(graph.precision for graph in self.manifest.graphs))
+
+    def graph(self, name: str, precision: str) -> GraphSpec:
+        """The graph of this name and precision. Raises UserError that says what the bundle has instead."""
+        found = {graph.precision: graph for graph in self.manifest.graphs if graph.name == name}
+        if precision in found:
+            return found[precision]
+        if not found:
+            names = ", ".join(dict.fromkeys(graph.name for graph in self.manifest.graphs)) or "none"
+            raise UserError(f"{self.root} has no graph {name} (it has: {names}): export the bundle again")
+        raise UserError(
+            f"{self.root} has {name} in {', '.join(found)} only; add it with "
+            f"`vexpress export --checkpoints DIR --bundle {self.root} --precision {precision}`"
+        )
+
+    def path(self, relative: str) -> Path:
+        """Where a file of the bundle lies. Raises ValueError for a path that leaves the folder."""
+        if not is_safe_path(relative):
+            raise ValueError(f"{relative!r} is not a path inside a bundle")
+        return self.root / relative
+
+    def _check_files(self, verify: bool) -> None:
+        records = self.manifest.files
+        real_root = self.root.resolve()
+        for relative, record in records.items():
+            path = self.root / relative
+            if not path.is_file():
+                raise UserError(f"{path} is missing from the bundle: export it again")
+            if not path.resolve().is_relative_to(real_root):
+                raise UserError(f"{path} is a link that leaves the bundle: replace it by the file or export again")
+            size = path.stat().st_size
+            if size != record.size:
+                raise UserError(f"{path} is damaged: it has {size} bytes instead of {record.size}; export it again")
+        try:
+            hashes = file_hashes(self.root, list(records), remembered=not verify)
+        except OSError as problem:
+            raise UserError(f"cannot read {problem.filename}: {problem.strerror}; check its permissions") from None
+        for relative, record in records.items():
+            if hashes[relative] != record.sha256:
+                raise UserError(
+                    f"{self.root / relative} is damaged: its content is not what was exported; export it again"
+                )
+
+
+@dataclass
+class BundleWriter:
+    """A bundle being written: put files below `root` (see `path`), then call `finish` once."""
+
+    root: Path
+    target: Path
+    kept: tuple[GraphSpec, ...] = ()
+    manifest: Manifest | None = None
+
+    def path(self, relative: str) -> Path:
+        """Where to write a file of the bundle; its folder is created. Raises ValueError for an unsafe path."""
+        if not is_safe_path(relative):
+            raise ValueError(f"{relative!r} is not a path inside a bundle")
+        path = self.root / relative
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def finish(
+        self,
+        *,
+        producer: str,
+        model: ModelConfig,
+        graphs: tuple[GraphSpec, ...],
+        scheduler: SchedulerConfig | None = None,
+        licence: str,
+        provenance: dict[str, Any],
+        networks: dict[str, dict[str, Any]],
+        random_weights: bool,
+    ) -> Manifest:
+        """Hash the files the graphs list and write the manifest.
+
+        `graphs` are the new ones; those kept of a previous bundle (see `write_bundle`) are added. Raises ValueError
+        when a listed file was not written or the manifest is not valid.
+        """
+        graphs = (*self.kept, *graphs)
+        listed = list(dict.fromkeys(file for graph in graphs for file in graph.files))
+        missing = [file for file in listed if not (self.root / file).is_file()]
+        if missing:
+            raise ValueError(f"listed but not written: {', '.join(missing)}")
+        hashes = file_hashes(self.root, listed)
+        files = {file: FileRecord(hashes[file], (self.root / file).stat().st_size) for file in listed}
+        self.manifest = Manifest(
+            schema_version=SCHEMA_VERSION,
+            producer=producer,
+            model=model,
+            scheduler=scheduler or SchedulerConfig(),
+            graphs=graphs,
+            files=files,
+            licence=licence,
+            provenance=provenance,
+            random_weights=random_weights,
+            networks=networks,
+        )
+        (self.root / MANIFEST_NAME).write_text(self.manifest.to_json(), encoding="utf-8")
+        return self.manifest
+
+
+@contextlib.contextmanager
+def write_bundle(
+    target: Path | str, *, keep: Bundle | None = None, replace: Collection[str] = ()
+) -> Iterator[BundleWriter]:
+    """Write a bundle that appears at `target` only when the block ends without an exception and `finish` was called.
+
+    An existing bundle at `target` is replaced. With `keep` (an opened bundle, usually the one at `target`) its graphs
+    and their files are carried over by hard link, except the precisions in `replace`, which the block writes anew; so
+    one precision is added without touching the rest; built engines stay too. Raises UserError when `target` is a folder that is not a bundle
+    (it is never deleted), or cannot be written.
+    """
+    target = Path(target)
+    if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST_NAME).is_file():
+        raise UserError(f"{target} is a folder without a {MANIFEST_NAME}, not a bundle: choose another path")
+    with atomic_path(target, directory=True) as root:
+        writer = BundleWriter(root, target)
+        if keep is not None:
+            writer.kept = tuple(graph for graph in keep.manifest.graphs if graph.precision not in replace)
+            for file in {file for graph in writer.kept for file in graph.files}:
+                _link(keep.path(file), writer.path(file))
+            if (keep.root / ENGINES_FOLDER).is_dir():
+                shutil.copytree(keep.root / ENGINES_FOLDER, root / ENGINES_FOLDER, copy_function=_link)
+        yield writer
+        if writer.manifest is None:
+            raise ValueError("the bundle was not finished: call finish() inside the block")
+
+
+def _link(source: Path | str, target: Path | str) -> None:
+    try:
+        os.link(os.path.realpath(source), target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _read_manifest(root: Path) -> Manifest:
+    path = root / MANIFEST_NAME
+    if not path.is_file():
+        raise UserError(f"{root} is not a bundle: it has no {MANIFEST_NAME}")
+    if path.stat().st_size > _MAX_MANIFEST_BYTES:
+        raise UserError(f"{path} is not a manifest: it is larger than {_MAX_MANIFEST_BYTES >> 20} MiB")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is damaged: it is not UTF-8 text; export the bundle again") from None
+    except OSError as problem:
+        raise UserError(f"cannot read {path}: {problem.strerror}; check its permissions") from None
+    return Manifest.from_json(text, str(path))

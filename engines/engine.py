@@ -1,0 +1,137 @@
+"""The engine interface: a graph with named bindings that can be run again and again."""
+
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from vexpress_trt.engines.bundle import Bundle
+from vexpress_trt.engines.dims import DimensionError, evaluate, solve
+from vexpress_trt.engines.manifest import GraphSpec, TensorSpec
+
+
+class Engine(ABC):
+    """A loaded graph on one backend.
+
+    Inputs are NumPy arrays of exactly the dtypes and ranks in `spec` (bfloat16 is `ml_dtypes.bfloat16`). They are used
+    in place where the backend can: after changing an array that is bound, bind it again. Outputs stay valid, and keep
+    their values, until the next `run` of the same engine or `close`; copy what must live longer.
+
+    Close an engine, or use it as a context manager, to free its memory. An engine is used by one thread at a time.
+    """
+
+    backend: str
+
+    def __init__(self, spec: GraphSpec):
+        self.spec = spec
+        self._inputs = {tensor.name: tensor for tensor in spec.inputs}
+        self._bound: dict[str, np.ndarray] = {}
+        self._sizes: dict[str, int] | None = None
+        self._closed = False
+
+    def bind(self, **arrays: np.ndarray) -> None:
+        """Keep these input arrays bound until they are bound again.
+
+        Raises ValueError, naming the graph and tensor, for unknown names and for a wrong dtype or rank.
+        """
+        self._require_open()
+        checked = {name: self._checked(name, array) for name, array in arrays.items()}
+        for name, array in checked.items():
+            before = self._bound.get(name)
+            if before is None or before.shape != array.shape:
+                self._sizes = None
+            self._bound[name] = array
+            self._bind(name, array)
+
+    def run(self, **arrays: np.ndarray) -> dict[str, np.ndarray]:
+        """Bind these arrays, execute, and return the outputs by name.
+
+        Raises ValueError when an input is not bound or when symbolic sizes contradict one another.
+        """
+        self.bind(**arrays)
+        missing = [name for name in self._inputs if name not in self._bound]
+        if missing:
+            raise ValueError(f"{self.spec.name}: inputs not bound: {', '.join(missing)}")
+        if self._sizes is None:
+            self._sizes = self._solve()
+        return self._execute(self._sizes)
+
+    def output_shape(self, tensor: TensorSpec, sizes: dict[str, int]) -> tuple[int, ...] | None:
+        """The shape of an output when the symbols have these sizes; None if it depends on something else."""
+        shape = [evaluate(dimension, sizes) for dimension in tensor.shape]
+        return None if None in shape else tuple(shape)
+
+    def close(self) -> None:
+        """Free the engine's memory; it cannot be used afterwards. Closing twice is harmless."""
+        if not self._closed:
+            self._closed = True
+            self._bound.clear()
+            self._release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @abstractmethod
+    def _bind(self, name: str, array: np.ndarray) -> None:
+        """Take over a checked, C-contiguous array."""
+
+    @abstractmethod
+    def _execute(self, sizes: dict[str, int]) -> dict[str, np.ndarray]:
+        """Run with what is bound; `sizes` are those of the symbolic dimensions."""
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Drop everything that holds memory."""
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ValueError(f"{self.spec.name}: this engine is closed")
+
+    def _checked(self, name: str, array: np.ndarray) -> np.ndarray:
+        tensor = self._inputs.get(name)
+        if tensor is None:
+            raise ValueError(f"{self.spec.name}: no input {name!r}; inputs are {', '.join(self._inputs)}")
+        if not isinstance(array, np.ndarray):
+            raise ValueError(f"{self.spec.name}: {name} is a {type(array).__name__}, not a NumPy array")
+        if array.dtype.name != tensor.dtype:
+            raise ValueError(f"{self.spec.name}: {name} has dtype {array.dtype.name}, expected {tensor.dtype}")
+        if array.ndim != len(tensor.shape):
+            expected = ", ".join(map(str, tensor.shape))
+            raise ValueError(f"{self.spec.name}: {name} has shape {list(array.shape)}, expected [{expected}]")
+        return np.ascontiguousarray(array)
+
+    def _solve(self) -> dict[str, int]:
+        shapes = ((name, tensor.shape, self._bound[name].shape) for name, tensor in self._inputs.items())
+        try:
+            return solve(shapes)
+        except DimensionError as problem:
+            raise ValueError(f"{self.spec.name}: {problem}") from None
+
+
+def load_engine(
+    bundle: Bundle,
+    graph: str,
+    *,
+    backend: str = "auto",
+    precision: str | None = None,
+    threads: int | None = None,
+    dtype: str | None = None,
+) -> Engine:
+    """Load a graph of a bundle on a backend.
+
+    `backend` is a name from `vexpress doctor` or "auto". `precision` picks the graph ("fp32", "fp16", "bf16"; None: the
+    one that suits the backend), `dtype` what the backend computes in where it can choose (openvino and torch; None: its
+    default), `threads` the CPU threads (None: the cores this process may use).
+
+    Raises UserError when the backend is unknown or cannot run here, or the bundle lacks the graph or precision.
+    """
+    from vexpress_trt.engines.selection import engine_class, resolve_backend, resolve_precision
+
+    name = resolve_backend(backend)
+    spec = bundle.graph(graph, precision or resolve_precision(name, bundle.precisions))
+    return engine_class(name)(bundle, spec, backend=name, threads=threads, dtype=dtype)

@@ -1,0 +1,139 @@
+"""Files that are either whole or absent: atomic writes and content hashes."""
+
+import contextlib
+import ctypes
+import errno
+import hashlib
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from vexpress_trt.engines.errors import UserError
+
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+_NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_CHUNK_BYTES = 8 << 20
+
+
+@contextlib.contextmanager
+def atomic_path(target: Path, *, directory: bool = False) -> Iterator[Path]:
+    """Yield a temporary path beside `target` that becomes `target` when the block succeeds.
+
+    The temporary has the suffix of `target`, so writers that choose a format by suffix keep working. With
+    `directory=True` it is an existing empty folder; otherwise the block creates the file. On success everything is
+    flushed to the disk and renamed over `target`; on any exception, Ctrl-C included, the temporary is removed and
+    `target` is as it was.
+
+    Raises UserError when the parent folder is missing or cannot be written, when the disk is full, and when `target`
+    exists as the other kind (a folder where a file is meant, or the reverse).
+    """
+    target = Path(target)
+    _check_target(target, directory)
+    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.tmp{target.suffix}")
+    try:
+        if directory:
+            temporary.mkdir()
+        yield temporary
+        _flush(temporary)
+        _put_in_place(temporary, target)
+    except BaseException as problem:
+        remove(temporary)
+        refusal = _write_refusal(problem, target)
+        if refusal is None:
+            raise
+        raise refusal from problem
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a whole folder; nothing happens where it does not exist."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sha256_file(path: Path) -> str:
+    """The SHA-256 of a file's content as 64 lower-case hexadecimal digits."""
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(_CHUNK_BYTES))
+    with open(path, "rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(buffer[:count])
+    return digest.hexdigest()
+
+
+def _check_target(target: Path, directory: bool) -> None:
+    parent = target.parent
+    if not parent.exists():
+        raise UserError(f"cannot write {target}: the folder {parent} does not exist; create it or choose another path")
+    if not parent.is_dir():
+        raise UserError(f"cannot write {target}: {parent} is not a folder; choose another path")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write {target}: no permission to write in {parent}; choose another folder")
+    if target.is_dir() and not directory:
+        raise UserError(f"cannot write {target}: a folder of that name exists; choose a file name")
+    if directory and target.exists() and not target.is_dir():
+        raise UserError(f"cannot write {target}: a file of that name exists; remove it or choose another name")
+
+
+def _write_refusal(problem: BaseException, target: Path) -> UserError | None:
+    """The sentence for a full disk or a missing permission beside `target`; None for every other exception."""
+    code = getattr(problem, "errno", None)
+    if isinstance(problem, UserError) or code is None:
+        return None
+    if code in _DISK_FULL:
+        return UserError(f"cannot write {target}: the disk is full; free some space or choose another disk")
+    filename = getattr(problem, "filename", None)
+    concerns_target = filename is None or Path(os.fsdecode(filename)).parent in (target.parent, *target.parents)
+    if code in _NOT_ALLOWED and concerns_target:
+        return UserError(f"cannot write {target}: {os.strerror(code).lower()}; choose another folder")
+    return None
+
+
+def _flush(path: Path) -> None:
+    """Force a file, or all files below a folder, to the disk: a rename may otherwise outlive its content."""
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    for file in files:
+        with open(file, "rb") as handle:
+            os.fsync(handle.fileno())
+
+
+def _put_in_place(temporary: Path, target: Path) -> None:
+    if target.is_dir():
+        _swap_folders(temporary, target)
+        remove(temporary)
+    else:
+        os.replace(temporary, target)
+    if os.name == "posix":
+        handle = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _swap_folders(new: Path, old: Path) -> None:
+    """Exchange two folders: in one step where Linux offers it, else in three renames."""
+    if sys.platform == "linux" and _exchange(new, old):
+        return
+    aside = new.with_name(new.name + ".old")
+    os.rename(old, aside)
+    try:
+        os.rename(new, old)
+    except BaseException:
+        os.rename(aside, old)
+        raise
+    os.rename(aside, new)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """renameat2(2) with RENAME_EXCHANGE; False where the C library or the file system lacks it."""
+    at_current_folder, exchange_flag = -100, 2
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError):
+        return False
+    return rename(at_current_folder, os.fsencode(one), at_current_folder, os.fsencode(other), exchange_flag) == 0
