@@ -38,13 +38,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _generate(args: argparse.Namespace) -> int:
+    request = GenerationRequest(**{spec.name: getattr(args, spec.name) for spec in fields(GenerationRequest)})
+    request.validate()
+    if request.output_path is None:
+        raise UserError("--output_path is missing: name the MP4 to write.")
+
     from vexpress_trt.runtime.generate import write_video
     from vexpress_trt.runtime.progress import Reporter
 
-    request = GenerationRequest(**{spec.name: getattr(args, spec.name) for spec in fields(GenerationRequest)})
-    if request.output_path is None:
-        raise UserError("--output_path is missing: name the MP4 to write.")
-    request.validate()
     with Reporter(quiet=args.quiet) as reporter:
         summary = write_video(request, on_progress=reporter)
     print(json.dumps(summary.as_dict(), indent=2) if args.json else summary.as_text())

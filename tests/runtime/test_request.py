@@ -1,0 +1,58 @@
+"""A request is refused with a sentence before any file is opened."""
+
+from dataclasses import replace
+
+import pytest
+
+from vexpress_trt.engines.errors import UserError
+from vexpress_trt.runtime.request import GenerationRequest
+
+GOOD = GenerationRequest(reference_image_path="portrait.jpg", audio_path="speech.wav")
+
+
+def test_the_defaults_are_valid_and_are_upstreams() -> None:
+    GOOD.validate()
+    assert (GOOD.num_inference_steps, GOOD.guidance_scale, GOOD.seed, GOOD.fps) == (25, 3.5, 42, 30.0)
+    assert (GOOD.context_overlap, GOOD.num_pad_audio_frames) == (4, 2)
+    assert (GOOD.reference_attention_weight, GOOD.audio_attention_weight) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ({"reference_image_path": None}, "--reference_image_path"),
+        ({"audio_path": None}, "--audio_path"),
+        ({"image_width": 100}, "--image_width 100"),
+        ({"image_height": 56}, "--image_height 56"),
+        ({"image_height": 4096}, "--image_height 4096"),
+        ({"num_inference_steps": 0}, "--num_inference_steps 0"),
+        ({"guidance_scale": float("nan")}, "--guidance_scale nan"),
+        ({"guidance_scale": -1.0}, "--guidance_scale -1"),
+        ({"audio_attention_weight": float("inf")}, "--audio_attention_weight inf"),
+        ({"context_frames": 33}, "--context_frames 33"),
+        ({"context_frames": 4}, "--context_overlap 4"),
+        ({"fps": 0.0}, "--fps 0"),
+        ({"seed": -1}, "--seed -1"),
+        ({"seed": 2**40, "compat": "upstream"}, "--seed"),
+        ({"retarget_strategy": "no_retarget"}, "--kps_path"),
+        ({"retarget_strategy": "twist"}, "--retarget_strategy twist"),
+        ({"backend": "abacus"}, "--backend abacus"),
+        ({"kps_size": "512"}, "--kps_size 512"),
+        ({"kps_size": "0,5"}, "--kps_size 0,5"),
+    ],
+)
+def test_a_value_that_no_input_can_make_right_is_named(change: dict, names: str) -> None:
+    with pytest.raises(UserError) as refusal:
+        replace(GOOD, **change).validate()
+    assert names in str(refusal.value)
+
+
+def test_the_strategy_follows_from_the_track() -> None:
+    assert GOOD.strategy == "fix_face"
+    assert replace(GOOD, kps_path="kps.pth").strategy == "no_retarget"
+    assert replace(GOOD, kps_path="kps.pth", retarget_strategy="naive_retarget").strategy == "naive_retarget"
+
+
+def test_track_size_is_width_then_height() -> None:
+    assert GOOD.track_size is None
+    assert replace(GOOD, kps_size="640,480").track_size == (640, 480)

@@ -1,0 +1,59 @@
+"""The command line: exit codes, sentences, and flags in upstream's spelling or with dashes."""
+
+import subprocess
+import sys
+
+import pytest
+
+from vexpress_trt import cli
+
+
+def _run(*argv: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "vexpress_trt.cli", *argv], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("command", ["generate", "extract", "export", "verify", "fetch", "bench", "doctor", "inspect"])
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main([command, "--help"])
+    assert stop.value.code == 0
+    assert f"vexpress {command}" in capsys.readouterr().out
+
+
+def test_dashes_mean_underscores_and_values_are_left_alone() -> None:
+    assert cli._with_underscores(["--audio-path", "a-b.wav", "--output-path=c-d.mp4", "-h"]) == [
+        "--audio_path", "a-b.wav", "--output_path=c-d.mp4", "-h",
+    ]  # fmt: skip
+
+
+def test_a_refusal_is_one_sentence_and_exit_2() -> None:
+    done = _run("generate", "--reference_image_path", "a.png", "--audio-path", "b.wav", "--output_path", "c.mp4",
+                "--image_width", "100")  # fmt: skip
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == ["vexpress: error: --image_width 100: must be a multiple of 8 from 64 to 2048."]
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["generate", "--num_inference_steps", "many"],
+        ["generate", "--no_such_flag"],
+        ["export", "--bundle", "x.bundle", "--random", "tiny", "--precision", "fp8"],
+        ["no_such_command"],
+        [],
+    ],
+)
+def test_argument_errors_exit_2_without_a_traceback(argv: list[str]) -> None:
+    done = _run(*argv)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "error" in done.stderr
+
+
+def test_a_missing_bundle_is_named(tmp_path) -> None:
+    done = _run("inspect", str(tmp_path / "none.bundle"))
+    assert done.returncode == 2
+    assert "none.bundle" in done.stderr
