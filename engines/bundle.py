@@ -161,8 +161,8 @@ def write_bundle(
 
     An existing bundle at `target` is replaced. With `keep` (an opened bundle, usually the one at `target`) its graphs
     and their files are carried over by hard link, except the precisions in `replace`, which the block writes anew; so
-    one precision is added without touching the rest; built engines stay too. Raises UserError when `target` is a folder that is not a bundle
-    (it is never deleted), or cannot be written.
+    one precision is added without touching the rest, and built engines stay too. Raises UserError when `target` is a
+    folder that is not a bundle (it is never deleted), or cannot be written.
     """
     target = Path(target)
     if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST_NAME).is_file():
