@@ -1,4 +1,4 @@
-"""The denoising network as it is defined, without the savings: what the exact form is compared with and timed against."""
+"""The denoising network as it is defined, without savings: what the exact form is compared with and timed against."""
 
 from collections.abc import Sequence
 
