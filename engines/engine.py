@@ -5,8 +5,10 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
+
 from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.dims import DimensionError, evaluate, solve
+from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.manifest import GraphSpec, TensorSpec
 
 
@@ -111,6 +113,16 @@ class Engine(ABC):
             return solve(shapes)
         except DimensionError as problem:
             raise ValueError(f"{self.spec.name}: {problem}") from None
+
+
+def out_of_memory(problem: Exception, graph: str) -> UserError | None:
+    """The sentence for a backend's failed allocation, which each of them words in its own way; else None."""
+    text = str(problem).lower()
+    if isinstance(problem, MemoryError) or "bad_alloc" in text or ("allocate" in text and "memory" in text):
+        return UserError(
+            f"there is not enough memory for {graph}: use --save_gpu_memory, fewer --context_frames or a smaller image"
+        )
+    return None
 
 
 def load_engine(
