@@ -142,8 +142,8 @@ def load_engine(
 
     Raises UserError when the backend is unknown or cannot run here, or the bundle lacks the graph or precision.
     """
-    from vexpress_trt.engines.selection import engine_class, resolve_backend, resolve_precision
+    from vexpress_trt.engines.selection import choose_backend, choose_precision, engine_class
 
-    name = resolve_backend(backend)
-    spec = bundle.graph(graph, precision or resolve_precision(name, bundle.precisions))
+    name, _ = choose_backend(backend)
+    spec = bundle.graph(graph, precision or choose_precision(name, bundle.precisions))
     return engine_class(name)(bundle, spec, backend=name, threads=threads, dtype=dtype)

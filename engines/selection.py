@@ -1,0 +1,140 @@
+"""Which backends work here, which one `auto` takes, and why."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from vexpress_trt.engines.cpu import cpu
+from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.gpu import gpu_status
+
+if TYPE_CHECKING:
+    from vexpress_trt.engines.engine import Engine
+
+# The precisions a backend prefers, best first.
+_PRECISIONS = {
+    "openvino": ("fp32", "fp16", "bf16"),
+    "onnxruntime": ("fp32", "fp16"),
+    "torch": ("fp32", "bf16", "fp16"),
+    "torch-cuda": ("fp16", "bf16", "fp32"),
+}
+_AUTO_ORDER = ("openvino", "onnxruntime", "torch")
+_NOT_YET = "this version of vexpress has no engine for it"
+
+
+@dataclass(frozen=True)
+class BackendStatus:
+    """One row of the table in `vexpress doctor`.
+
+    `version` is the installed version of the package behind it, or None; `devices` what it would run on; `reason` why
+    it is not usable ("" if it is); `install_hint` the command that helps, or "".
+    """
+
+    name: str
+    usable: bool
+    version: str | None
+    devices: tuple[str, ...]
+    reason: str
+    install_hint: str
+
+
+def available_backends() -> list[BackendStatus]:
+    """The state of every backend, found without importing any of them."""
+    gpu = gpu_status()
+    gpus = tuple(device.name for device in gpu.devices)
+    processor = (cpu().model,)
+    return [
+        _not_implemented("tensorrt", gpus, "tensorrt", "tensorrt_cu13", "tensorrt_cu12"),
+        _not_implemented("tensorrt-rtx", gpus, "tensorrt_rtx", "tensorrt_rtx_cu13_bindings"),
+        _not_implemented("onnxruntime-cuda", gpus, "onnxruntime-gpu"),
+        _torch_cuda(gpus, gpu.reason),
+        _installed("openvino", processor, "pip install openvino", "openvino"),
+        _installed("onnxruntime", processor, "pip install onnxruntime", "onnxruntime", "onnxruntime-gpu"),
+        _installed("torch", processor, "pip install 'vexpress-trt[export]'", "torch"),
+    ]
+
+
+def choose_backend(requested: str = "auto") -> tuple[str, str]:
+    """The backend to use and a sentence that says why.
+
+    Raises UserError for an unknown or unusable backend, listing those that work and the command that installs it.
+    """
+    table = {status.name: status for status in available_backends()}
+    usable = [status.name for status in table.values() if status.usable]
+    works = f"here work: {', '.join(usable)}" if usable else "no backend works here"
+    if requested == "auto":
+        for name in _AUTO_ORDER:
+            if table[name].usable:
+                return name, _why(table[name])
+        hint = table["onnxruntime"].install_hint
+        raise UserError(f"no backend works here: install one with `{hint}`")
+    status = table.get(requested)
+    if status is None:
+        raise UserError(f"there is no backend {requested!r}; {works}")
+    if not status.usable:
+        install = f"; install it with `{status.install_hint}`" if status.install_hint else ""
+        raise UserError(f"the backend {requested} cannot run here: {status.reason}{install}; {works}")
+    return requested, f"{requested} {status.version}, as asked"
+
+
+def choose_precision(backend: str, precisions: Sequence[str]) -> str:
+    """The precision of a bundle that suits a backend best; its first choice if the bundle has none of its choices."""
+    choices = _PRECISIONS[backend]
+    return next((precision for precision in choices if precision in precisions), choices[0])
+
+
+def engine_class(backend: str) -> "type[Engine]":
+    """The implementation of a backend that `choose_backend` returned."""
+    if backend == "openvino":
+        from vexpress_trt.engines.openvino_engine import OpenVinoEngine
+
+        return OpenVinoEngine
+    if backend == "onnxruntime":
+        from vexpress_trt.engines.onnxruntime_engine import OnnxRuntimeEngine
+
+        return OnnxRuntimeEngine
+    from vexpress_trt.engines.torch_engine import TorchEngine
+
+    return TorchEngine
+
+
+def _why(status: BackendStatus) -> str:
+    reason = {
+        "openvino": "the fastest here" + (", bf16 on AMX" if cpu().has_amx_bf16 else ""),
+        "onnxruntime": "openvino is not installed",
+        "torch": "neither openvino nor onnxruntime is installed",
+    }[status.name]
+    return f"{status.name} {status.version} on {status.devices[0]}: {reason}"
+
+
+def _installed(name: str, devices: tuple[str, ...], hint: str, *packages: str) -> BackendStatus:
+    version = package_version(*packages)
+    present = version is not None and find_spec(name) is not None
+    reason = "" if present else f"{name} is not installed"
+    return BackendStatus(name, present, version, devices, reason, "" if present else hint)
+
+
+def _not_implemented(name: str, devices: tuple[str, ...], *packages: str) -> BackendStatus:
+    return BackendStatus(name, False, package_version(*packages), devices, _NOT_YET, "")
+
+
+def _torch_cuda(devices: tuple[str, ...], missing: str) -> BackendStatus:
+    version = package_version("torch")
+    if missing:
+        return BackendStatus("torch-cuda", False, version, (), missing, "")
+    if version is None or "+cpu" in version:
+        reason = "torch is not installed" if version is None else f"torch {version} is built without CUDA"
+        return BackendStatus("torch-cuda", False, version, devices, reason, "pip install torch")
+    return BackendStatus("torch-cuda", True, version, devices, "", "")
+
+
+def package_version(*packages: str) -> str | None:
+    """The version of the first of these packages that is installed, else None."""
+    for package in packages:
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
