@@ -1,8 +1,101 @@
 // Python bindings of the native helpers: what NumPy cannot do fast.
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "median.h"
 
 namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace {
+
+template <typename Byte, int... Shape>
+using Frames = nb::ndarray<Byte, nb::shape<Shape..., vexpress::kChannels>, nb::c_contig, nb::device::cpu>;
+using FrameIn = Frames<const std::uint8_t, -1, -1>;
+using FrameOut = Frames<std::uint8_t, -1, -1>;
+using ClipIn = Frames<const std::uint8_t, -1, -1, -1>;
+using ClipOut = Frames<std::uint8_t, -1, -1, -1>;
+
+vexpress::MedianRows kernel_named(const std::string &name) {
+    vexpress::Kernel kernels[vexpress::kMaxKernels];
+    const int count = vexpress::usable_kernels(kernels);
+    if (name.empty()) return kernels[0].rows;
+    for (int i = 0; i < count; ++i)
+        if (name == kernels[i].name) return kernels[i].rows;
+    throw std::invalid_argument("no kernel '" + name + "' on this processor (see median_kernels())");
+}
+
+template <typename A, typename B>
+void check_pair(const A &in, const B &out, const char *name) {
+    for (std::size_t axis = 0; axis < in.ndim(); ++axis)
+        if (in.shape(axis) != out.shape(axis))
+            throw std::invalid_argument(std::string("out and ") + name + " differ in shape");
+    const std::uint8_t *a = in.data(), *b = out.data();
+    if (in.size() > 0 && a < b + out.size() && b < a + in.size())
+        throw std::invalid_argument(std::string("out overlaps ") + name + ": the filter cannot work in place");
+}
+
+template <typename Array>
+vexpress::FrameSize size_of(const Array &frames, std::size_t rows_axis) {
+    return {static_cast<std::ptrdiff_t>(frames.shape(rows_axis)),
+            static_cast<std::ptrdiff_t>(frames.shape(rows_axis + 1))};
+}
+
+void median_frame(FrameIn previous, FrameIn current, FrameIn next, FrameOut out, int threads,
+                  const std::string &kernel) {
+    check_pair(previous, out, "previous");
+    check_pair(current, out, "current");
+    check_pair(next, out, "next");
+    const vexpress::MedianRows rows = kernel_named(kernel);
+    const vexpress::FrameSize size = size_of(out, 0);
+    const vexpress::FrameJob job{previous.data(), current.data(), next.data(), out.data()};
+    nb::gil_scoped_release release;
+    vexpress::median_frames(&job, 1, size, threads, rows);
+}
+
+void median_clip(ClipIn clip, ClipOut out, int threads, const std::string &kernel) {
+    check_pair(clip, out, "clip");
+    const vexpress::MedianRows rows = kernel_named(kernel);
+    const std::size_t count = out.shape(0);
+    const vexpress::FrameSize size = size_of(out, 1);
+    const std::size_t frame = out.shape(1) * out.shape(2) * vexpress::kChannels;
+    const std::uint8_t *in = clip.data();
+    std::vector<vexpress::FrameJob> jobs(count);
+    for (std::size_t t = 0; t < count; ++t) {
+        const std::size_t before = t > 0 ? t - 1 : (count > 1 ? 1 : 0);
+        const std::size_t after = t + 1 < count ? t + 1 : (t > 0 ? t - 1 : 0);
+        jobs[t] = {in + before * frame, in + t * frame, in + after * frame, out.data() + t * frame};
+    }
+    nb::gil_scoped_release release;
+    vexpress::median_frames(jobs.data(), static_cast<std::ptrdiff_t>(count), size, threads, rows);
+}
+
+std::vector<std::string> median_kernels() {
+    vexpress::Kernel kernels[vexpress::kMaxKernels];
+    const int count = vexpress::usable_kernels(kernels);
+    std::vector<std::string> names;
+    for (int i = 0; i < count; ++i) names.emplace_back(kernels[i].name);
+    return names;
+}
+
+}  // namespace
 
 NB_MODULE(_native, m) {
     m.doc() = "Native helpers of the vexpress_trt runtime.";
+    m.def("median_3x3x3", &median_frame, "previous"_a.noconvert(), "current"_a.noconvert(), "next"_a.noconvert(),
+          "out"_a.noconvert(), "threads"_a = 0, "kernel"_a = "",
+          "Median over time, row and column of three uint8 frames [H, W, 3] into `out`, per channel.\n\n"
+          "Rows and columns outside are mirrored at the edge without repeating it. threads: 0 takes as many as the\n"
+          "process may use. kernel: one of median_kernels(), '' the fastest. Releases the GIL.\n"
+          "Raises ValueError where shapes differ or `out` overlaps an input.");
+    m.def("median_3x3x3_clip", &median_clip, "clip"_a.noconvert(), "out"_a.noconvert(), "threads"_a = 0,
+          "kernel"_a = "", "The same for a whole clip uint8 [T, H, W, 3], mirrored in time as in space.");
+    m.def("median_kernels", &median_kernels,
+          "Instruction sets that this build holds and this processor runs, fastest first.");
 }

@@ -1,0 +1,5 @@
+#include "median.h"
+
+namespace vexpress::avx2 {
+#include "median_kernel.h"
+}

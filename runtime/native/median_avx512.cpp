@@ -1,0 +1,5 @@
+#include "median.h"
+
+namespace vexpress::avx512 {
+#include "median_kernel.h"
+}

@@ -1,0 +1,5 @@
+#include "median.h"
+
+namespace vexpress::baseline {
+#include "median_kernel.h"
+}
