@@ -67,9 +67,10 @@ class ReadingBlock(nn.Module):
         """tokens: [G*B*F, T, C], the unconditional half first -> the same."""
         tokens = tokens + self.attn1(self.norm1(tokens))
         if conditions.guided:
-            unconditional, conditional = tokens.chunk(2)
-            conditional = self.attend_to_conditions(conditional, conditions, key, value)
-            tokens = torch.cat([unconditional + self.without_conditions(conditions), conditional])
+            half = tokens.shape[0] // 2
+            unconditional = tokens[:half] + self.without_conditions(conditions)
+            conditional = self.attend_to_conditions(tokens[half:], conditions, key, value)
+            tokens = torch.cat([unconditional, conditional])
         else:
             tokens = self.attend_to_conditions(tokens, conditions, key, value)
         return tokens + self.ff(self.norm3(tokens))
