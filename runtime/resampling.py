@@ -13,6 +13,10 @@ class LinearTaps:
     high: np.ndarray
     weight: np.ndarray
 
+    def part(self, start: int, stop: int) -> "LinearTaps":
+        """The taps of output samples start to stop - 1."""
+        return LinearTaps(self.low[start:stop], self.high[start:stop], self.weight[start:stop])
+
     def apply(self, values: np.ndarray) -> np.ndarray:
         """Interpolate `values` [T, ...] to [N, ...] in the dtype of the weights."""
         weight = self.weight.reshape(-1, *(1,) * (values.ndim - 1))
@@ -32,7 +36,7 @@ def stretch_positions(source: int, target: int, dtype: type, start: int = 0, sto
 
 
 def taps_at(positions: np.ndarray, count: int) -> LinearTaps:
-    """Taps for positions in a sequence of `count` samples, which is constant before its first and behind its last one."""
+    """Taps for positions among `count` samples; the sequence is constant before its first and behind its last one."""
     clamped = np.clip(positions, 0, count - 1)
     low = clamped.astype(np.int64)
     high = np.minimum(low + 1, count - 1)

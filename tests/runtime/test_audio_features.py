@@ -1,0 +1,74 @@
+"""Audio rows per frame: the oracle's stretched ones, and by time for the default mode."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vexpress_trt.runtime.audio_features import AudioFeatures, normalise
+
+
+def test_normalised_audio_has_zero_mean_and_unit_variance() -> None:
+    samples = np.random.default_rng(0).normal(0.1, 0.02, 16000).astype(np.float32)
+    waveform = normalise(samples)
+    assert waveform.dtype == np.float32
+    assert abs(waveform.mean()) < 1e-4
+    assert abs(waveform.var() - 1) < 1e-3
+
+
+def test_the_oracles_normalisation(shared_dir: Path) -> None:
+    golden = np.load(shared_dir / "golden" / "modules" / "wav2vec2.npz")
+    np.testing.assert_allclose(normalise(golden["waveform"]), golden["input_values"][0], rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("length", "windows"), [("video_length", "windows_pad2"), ("video_length_b", "windows_b_pad2")]
+)
+def test_the_oracles_windows(shared_dir: Path, length: str, windows: str) -> None:
+    golden = np.load(shared_dir / "golden" / "helpers" / "audio_windows.npz")
+    frames = int(golden[length])
+    features = AudioFeatures.stretched(golden["last_hidden_state"][0], frames, pad=2)
+    np.testing.assert_allclose(features.windows(0, frames), golden[windows], rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("pad", [0, 1, 2, 3])
+def test_windows_in_parts_equal_the_whole(pad: int) -> None:
+    hidden = np.random.default_rng(1).normal(size=(37, 5)).astype(np.float32)
+    features = AudioFeatures.stretched(hidden, 20, pad)
+    whole = features.windows(0, 20)
+    assert whole.shape == (20, 2 * (2 * pad + 1), 5)
+    assert (np.concatenate([features.windows(0, 7), features.windows(7, 20)]) == whole).all()
+
+
+def test_neighbours_beyond_the_clip_are_zero_rows() -> None:
+    features = AudioFeatures.stretched(np.ones((50, 3), np.float32), 25, pad=2)
+    windows = features.windows(0, 25)
+    assert (windows[0, :4] == 0).all()
+    assert (windows[0, 4:] == 1).all()
+    assert (windows[24, :6] == 1).all()
+    assert (windows[24, 6:] == 0).all()
+
+
+@pytest.mark.parametrize("fps", [24.0, 25.0, 30.0])
+def test_timed_rows_stand_where_time_says(fps: float) -> None:
+    rate, seconds = 50.0, 4.0
+    times = (np.arange(int(rate * seconds)) + 0.5) / rate
+    features = AudioFeatures.timed(times[:, None].astype(np.float32), seconds, fps, rate, pad=0)
+    rows = features.windows(0, round(seconds * fps)).reshape(-1)
+    expected = (np.arange(len(rows)) + 0.5) / (2 * fps)
+    inside = (expected > times[0]) & (expected < times[-1])
+    np.testing.assert_allclose(rows[inside], expected[inside], atol=1e-4)
+
+
+def test_timed_rows_do_not_depend_on_how_long_the_clip_goes_on() -> None:
+    hidden = np.random.default_rng(2).normal(size=(500, 4)).astype(np.float32)
+    short = AudioFeatures.timed(hidden[:200], 4.0, 30.0, 50.0, pad=2).windows(0, 100)
+    long = AudioFeatures.timed(hidden, 10.0, 30.0, 50.0, pad=2).windows(0, 100)
+    assert (short == long).all()
+
+
+def test_timed_rows_behind_the_audio_are_zero() -> None:
+    features = AudioFeatures.timed(np.ones((50, 2), np.float32), 1.0, 30.0, 50.0, pad=0)
+    windows = features.windows(0, 40)
+    assert (windows[:30] == 1).all()
+    assert (windows[30:] == 0).all()

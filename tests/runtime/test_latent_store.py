@@ -1,0 +1,93 @@
+"""Any order of windows and steps gives bit-identical latents, and only live frames are held."""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vexpress_trt.engines.manifest import SchedulerConfig
+from vexpress_trt.runtime.latent_store import LatentStore
+from vexpress_trt.runtime.noise import frame_noise
+from vexpress_trt.runtime.scheduler import Scheduler
+from vexpress_trt.runtime.windows import WindowPlan, joint_order, latency_order, throughput_fronts
+
+SHAPE = (4, 2, 3)
+Calls = Iterable[tuple[int, int]]
+
+
+def _predict(latents: np.ndarray, window: int, step: int) -> np.ndarray:
+    """A stand-in for the network: nonlinear, different per window and step, mixing the window's frames."""
+    mixed = latents + np.roll(latents, 1, axis=0) * np.float32(0.3)
+    return np.sin(mixed * np.float32(1.7) + np.float32(window * 0.37 + step * 0.11)).astype(np.float32)
+
+
+def _run(plan: WindowPlan, steps: int, calls: Calls, watch: Callable[[LatentStore], None] = lambda store: None):
+    store = LatentStore(plan, Scheduler(SchedulerConfig(), steps), lambda frame: frame_noise(1, frame, SHAPE))
+    final: list[tuple[int, np.ndarray]] = []
+    for window, step in calls:
+        store.scatter(window, step, _predict(store.gather(window, step), window, step))
+        final += store.pop_final()
+        watch(store)
+    assert store.live_frames == 0
+    assert [frame for frame, _ in final] == list(range(plan.frames))
+    return np.stack([latent for _, latent in final])
+
+
+def _plain(plan: WindowPlan, steps: int) -> np.ndarray:
+    """Upstream's procedure over whole arrays: average all windows, then step all frames."""
+    scheduler = Scheduler(SchedulerConfig(), steps)
+    latents = np.stack([frame_noise(1, frame, SHAPE) for frame in range(plan.frames)])
+    count = np.zeros((plan.frames, 1, 1, 1), np.float32)
+    for window in range(plan.windows):
+        count[slice(*plan.span(window))] += 1
+    for step in range(steps):
+        total = np.zeros_like(latents)
+        for window in range(plan.windows):
+            part = slice(*plan.span(window))
+            total[part] += _predict(latents[part], window, step) / count[part]
+        latents = scheduler.step(latents, total, step)
+    return latents
+
+
+@settings(deadline=None, max_examples=60)
+@given(window=st.integers(1, 8), windows=st.integers(1, 8), steps=st.integers(1, 5), data=st.data())
+def test_every_order_equals_the_plain_procedure_bit_for_bit(window: int, windows: int, steps: int, data) -> None:
+    plan = WindowPlan(window, data.draw(st.integers(0, window - 1)), windows)
+    expected = _plain(plan, steps)
+    fronts = [call for front in throughput_fronts(plan, steps) for call in data.draw(st.permutations(front))]
+    for calls in (joint_order(plan, steps), latency_order(plan, steps), fronts):
+        assert (_run(plan, steps, calls) == expected).all()
+
+
+def test_memory_does_not_grow_with_the_clip() -> None:
+    def most_live(windows: int) -> int:
+        live = []
+        plan = WindowPlan(6, 2, windows)
+        _run(plan, 4, latency_order(plan, 4), lambda store: live.append(store.live_frames))
+        return max(live)
+
+    assert most_live(60) == most_live(20) <= (1 + 3) * 4 + 6
+
+
+def test_noise_is_drawn_once_per_frame() -> None:
+    asked = []
+
+    def noise(frame: int) -> np.ndarray:
+        asked.append(frame)
+        return np.zeros(SHAPE, np.float32)
+
+    plan = WindowPlan(4, 2, 3)
+    store = LatentStore(plan, Scheduler(SchedulerConfig(), 2), noise)
+    for window, step in latency_order(plan, 2):
+        store.scatter(window, step, store.gather(window, step))
+    assert sorted(asked) == list(range(plan.frames))
+
+
+def test_calls_out_of_order_are_errors() -> None:
+    plan = WindowPlan(4, 2, 2)
+    store = LatentStore(plan, Scheduler(SchedulerConfig(), 2), lambda frame: np.zeros(SHAPE, np.float32))
+    store.scatter(0, 0, store.gather(0, 0))
+    with pytest.raises(ValueError, match="frame 2 is at step 0, not at step 1"):
+        store.gather(0, 1)
