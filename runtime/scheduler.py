@@ -59,13 +59,20 @@ def alphas_cumprod(config: SchedulerConfig) -> np.ndarray:
     """
     if config.beta_schedule != "scaled_linear":
         raise ValueError(f"no scheduler for the beta schedule {config.beta_schedule}")
-    ends = config.beta_start**0.5, config.beta_end**0.5
-    betas = np.linspace(*ends, config.num_train_timesteps, dtype=np.float32) ** 2
-    cumulative = np.cumprod(1 - betas)
+    count = config.num_train_timesteps
+    first, last = np.float32(config.beta_start**0.5), np.float32(config.beta_end**0.5)
+    rise, index = (last - first) / np.float32(count - 1), np.arange(count, dtype=np.float32)
+    # torch's linspace counts from the nearer end and its products accumulate in float64: both show in the last digits.
+    root = np.where(index < count // 2, first + rise * index, last - rise * index[::-1])
+    cumulative = _running_product(1 - root**2)
     if not config.rescale_zero_terminal_snr:
         return cumulative
     signal = np.sqrt(cumulative)
     signal = (signal - signal[-1]) * (signal[0] / (signal[0] - signal[-1]))
     rescaled = signal**2
     alphas = np.concatenate([rescaled[:1], rescaled[1:] / rescaled[:-1]])
-    return np.cumprod(1 - (1 - alphas))
+    return _running_product(1 - (1 - alphas))
+
+
+def _running_product(values: np.ndarray) -> np.ndarray:
+    return np.cumprod(values, dtype=np.float64).astype(np.float32)
