@@ -1,0 +1,148 @@
+"""The output: one H.264 encode with AAC sound in an MP4 that is whole or absent."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import av
+import numpy as np
+from av.video.reformatter import ColorRange, Colorspace
+
+from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.files import atomic_path
+from vexpress_trt.runtime.audio_input import opened
+
+_BT709 = 1  # the code point of primaries, transfer and matrix in H.264's colour description
+_VIDEO_OPTIONS = {"crf": "18", "preset": "medium"}
+_AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
+_MAX_AUDIO_RATE = 48_000
+
+
+def check_output_path(path: Path) -> None:
+    """Refuse, before any work, what could not be written at the end. Raises UserError."""
+    path = Path(path)
+    if path.suffix.lower() != ".mp4":
+        raise UserError(f"--output_path {path}: the output is an MP4, let the name end in .mp4")
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: a folder of that name exists; choose a file name")
+    existing = next(folder for folder in path.absolute().parents if folder.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as problem:
+        raise UserError(f"cannot write {path}: {existing}: {os.strerror(problem.errno).lower()}") from None
+
+
+class VideoWriter:
+    """Encodes frames as they come, with the sound of a file, trimmed to the video's length.
+
+    Use as a context manager. The file appears at `path` when the block ends without an exception; its folder is made
+    when missing. Raises UserError where the disk is full or not writable.
+    """
+
+    def __init__(self, path: Path, width: int, height: int, fps: float, *, audio_path: Path, frames: int) -> None:
+        """`frames`: how many will be written; the sound ends with the last one."""
+        self._path = Path(path)
+        self._size = (width, height)
+        self._rate = Fraction(fps).limit_denominator(100_000)
+        self._audio_path = Path(audio_path)
+        self._frames = frames
+        self._written = 0
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = stack.enter_context(atomic_path(self._path))
+            self._output = av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"})
+            stack.callback(self._output.close)
+            self._video = self._add_video()
+            self._sound = _Sound(self._audio_path, self._output, self._frames / self._rate, stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def write(self, frame: np.ndarray) -> None:
+        """Encode the next frame, uint8 RGB [H, W, 3]."""
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24").reformat(
+            format="yuv420p",
+            src_colorspace=Colorspace.ITU709,
+            dst_colorspace=Colorspace.ITU709,
+            src_color_range=ColorRange.JPEG,
+            dst_color_range=ColorRange.MPEG,
+        )
+        picture.pts = self._written
+        picture.time_base = 1 / self._rate
+        self._output.mux(self._video.encode(picture))
+        self._written += 1
+        self._sound.write_until(self._written / self._rate)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._stack.__exit__(kind, error, trace)
+            return
+        with self._stack:
+            self._output.mux(self._video.encode(None))
+            self._sound.finish()
+
+    def _add_video(self) -> av.VideoStream:
+        stream = self._output.add_stream("libx264", rate=self._rate, options=dict(_VIDEO_OPTIONS))
+        stream.width, stream.height = self._size
+        stream.pix_fmt = "yuv420p"
+        context = stream.codec_context
+        context.time_base = 1 / self._rate
+        context.color_range = ColorRange.MPEG
+        context.colorspace = context.color_primaries = context.color_trc = _BT709
+        return stream
+
+
+class _Sound:
+    """A sound file re-encoded to AAC piece by piece, just ahead of the picture."""
+
+    def __init__(self, path: Path, output: av.container.OutputContainer, seconds: Fraction, stack: ExitStack) -> None:
+        media = stack.enter_context(opened(path))
+        source = media.streams.audio[0]
+        rate = next(rate for rate in _AAC_RATES if rate <= min(source.rate, _MAX_AUDIO_RATE) or rate == _AAC_RATES[-1])
+        layout = "mono" if source.channels == 1 else "stereo"
+        self._output = output
+        self._rate = rate
+        self._layout = layout
+        self._stream = output.add_stream("aac", rate=rate, layout=layout)
+        self._left = round(seconds * rate)
+        self._position = 0
+        self._pieces = _planar(media, layout, rate)
+
+    def write_until(self, seconds: Fraction) -> None:
+        """Encode what sounds before this time."""
+        while self._left > 0 and self._position < seconds * self._rate:
+            piece = next(self._pieces, None)
+            if piece is None:
+                self._left = 0
+                return
+            piece = piece[:, : self._left]
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(piece), format="fltp", layout=self._layout)
+            frame.sample_rate = self._rate
+            frame.pts = self._position
+            frame.time_base = Fraction(1, self._rate)
+            self._output.mux(self._stream.encode(frame))
+            self._position += piece.shape[1]
+            self._left -= piece.shape[1]
+
+    def finish(self) -> None:
+        """Flush the encoder."""
+        self._output.mux(self._stream.encode(None))
+
+
+def _planar(media: av.container.InputContainer, layout: str, rate: int) -> Iterator[np.ndarray]:
+    resampler = av.AudioResampler(format="fltp", layout=layout, rate=rate)
+    for frame in media.decode(audio=0):
+        for piece in resampler.resample(frame):
+            yield piece.to_ndarray()
+    for piece in resampler.resample(None):
+        yield piece.to_ndarray()
