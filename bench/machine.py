@@ -1,4 +1,4 @@
-"""What machine a figure was measured on, and the process's memory."""
+"""What machine a figure was measured on."""
 
 import os
 import platform
@@ -19,34 +19,6 @@ def describe_machine() -> dict[str, object]:
         "python": platform.python_version(),
         "packages": {name: version for name in _PACKAGES if (version := _version(name))},
     }
-
-
-class PeakMemory:
-    """The peak resident set of this process, in MiB, since the last `reset`.
-
-    Linux can reset the peak; elsewhere `resettable` is False and the figure is the peak since the process began.
-    """
-
-    def __init__(self) -> None:
-        self.resettable = self.reset()
-
-    def reset(self) -> bool:
-        """Start a new measurement; False where the system cannot."""
-        try:
-            Path("/proc/self/clear_refs").write_text("5")
-        except OSError:
-            return False
-        return True
-
-    def mib(self) -> float:
-        """The peak so far."""
-        try:
-            status = Path("/proc/self/status").read_text()
-        except OSError:
-            import resource
-
-            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def _cpu_model() -> str:

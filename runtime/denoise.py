@@ -43,7 +43,7 @@ def denoise(
 
 
 def guided(prediction: np.ndarray, guidance_scale: float) -> np.ndarray:
-    """Classifier-free guidance u + g (c - u) of a prediction [2, F, 4, h, w]; a single half [1, F, 4, h, w] as it is."""
+    """Classifier-free guidance u + g (c - u) of a prediction [2, F, 4, h, w]; a single half as it is."""
     if len(prediction) == 1:
         return prediction[0]
     unconditional, conditional = prediction

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from vexpress_trt.engines.errors import UserError
 from vexpress_trt.runtime.audio_features import AudioFeatures
 from vexpress_trt.runtime.engine_pool import EnginePool
 from vexpress_trt.runtime.keypoints import draw_keypoints
+from vexpress_trt.runtime.summary import Stopwatch
 
 CHUNK = 16  # frames per call of the projection and the guider
 
@@ -101,22 +103,23 @@ class KeypointFeatures:
             self._known.popitem(last=False)
 
 
-def decode(engines: EnginePool, latents: Iterable[np.ndarray], watch_stage: Callable) -> Iterator[np.ndarray]:
-    """Images of final latents [4, h, w], one by one: float32 [H, W, 3] in [0, 1], before the median filter."""
-    scaling = np.float32(engines.bundle.manifest.model.latent_scaling)
-    iterator = iter(latents)
-    first = next(iterator, None)
+def decode(engines: EnginePool, latents: Iterable[tuple[int, np.ndarray]], watch: Stopwatch) -> Iterator[np.ndarray]:
+    """Images of final latents (frame, float32 [4, h, w]), one by one: float32 [H, W, 3] in [0, 1], not yet filtered.
+
+    The decoder is loaded when the first latent is there: by then a frugal pool has freed what made the latents.
+    """
+    latents = iter(latents)
+    first = next(latents, None)
     if first is None:
         return
+    scaling = np.float32(engines.bundle.manifest.model.latent_scaling)
     with engines.use("vae_decoder") as decoder:
-        index, latent = 0, first
-        while latent is not None:
-            with watch_stage("decode"):
+        for frame, latent in chain([first], latents):
+            with watch.stage("decode"):
                 image = decoder.run(latents=(latent / scaling)[None])["image"][0]
-                require_finite(image, "vae_decoder", f"image of frame {index}")
+                require_finite(image, "vae_decoder", f"image of frame {frame}")
                 image = np.clip(image.transpose(1, 2, 0) * np.float32(0.5) + np.float32(0.5), 0.0, 1.0)
             yield np.ascontiguousarray(image, dtype=np.float32)
-            index, latent = index + 1, next(iterator, None)
 
 
 def require_finite(array: np.ndarray, graph: str, what: str) -> None:

@@ -1,10 +1,12 @@
 """What a finished generation says about itself."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,17 @@ class Stopwatch:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - begin
+
+    def timed(self, name: str, items: Iterable[Item]) -> Iterator[Item]:
+        """The same items; the time it takes to make each one is added to stage `name`."""
+        iterator = iter(items)
+        while True:
+            with self.stage(name):
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    return
+            yield item
 
     @property
     def elapsed(self) -> float:

@@ -1,0 +1,243 @@
+"""Generation: portrait, speech and key points in, frames out as they become final."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+
+from vexpress_trt.engines.bundle import Bundle
+from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.selection import choose_engines
+from vexpress_trt.runtime.audio_features import AudioFeatures, normalise
+from vexpress_trt.runtime.clip import Clip, prepare_clip
+from vexpress_trt.runtime.denoise import denoise
+from vexpress_trt.runtime.engine_pool import EnginePool
+from vexpress_trt.runtime.latent_store import LatentStore
+from vexpress_trt.runtime.median import filtered
+from vexpress_trt.runtime.memory import peak_memory_mib
+from vexpress_trt.runtime.noise import frame_noise, upstream_noise
+from vexpress_trt.runtime.progress import ProgressCallback, ProgressEvent
+from vexpress_trt.runtime.request import GenerationRequest
+from vexpress_trt.runtime.scheduler import Scheduler
+from vexpress_trt.runtime.stages import KeypointFeatures, decode, encode_audio, encode_portrait, project_audio
+from vexpress_trt.runtime.summary import Stopwatch, Summary
+from vexpress_trt.runtime.tensors import TensorDump
+from vexpress_trt.runtime.video_output import VideoWriter, check_output_path
+from vexpress_trt.runtime.windows import latency_order
+from vexpress_trt.runtime.workspace import Workspace
+
+FEATURE_BUDGET = 256 << 20  # bytes of key-point features remembered; none with save_gpu_memory
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One finished frame: uint8 RGB [H, W, 3], and when it is shown, in seconds."""
+
+    index: int
+    time: float
+    image: np.ndarray
+
+
+class Generation:
+    """A clip being generated: iterate for its frames, then read `summary`.
+
+    Everything the inputs can be refused for has been checked when this exists; the networks run while it is iterated.
+    Closing the iterator, or leaving a loop over it, frees engines and temporary files.
+    """
+
+    def __init__(self, request: GenerationRequest, on_progress: ProgressCallback | None = None) -> None:
+        request.validate()
+        self.request = request
+        self.watch = Stopwatch()
+        self._report = on_progress or (lambda event: None)
+        with self.watch.stage("inputs"):
+            self._bundle = _open_bundle(request)
+            self._choice = choose_engines(
+                self._bundle, backend=request.backend, dtype=request.dtype, device=request.device, gpu_id=request.gpu_id
+            )
+            self._check_model()
+            self.clip: Clip = prepare_clip(request, self._bundle.manifest.model)
+        self._calls = self._calls_before_first = 0
+        self._first_frame_after: float | None = None
+        self._summary: Summary | None = None
+
+    @property
+    def summary(self) -> Summary:
+        """The closing figures. Raises RuntimeError before the last frame was taken."""
+        if self._summary is None:
+            raise RuntimeError("the summary exists when all frames were taken")
+        return self._summary
+
+    def __iter__(self) -> Iterator[Frame]:
+        request, clip = self.request, self.clip
+        dump = TensorDump(request.dump_tensors, clip.length, clip.fps)
+        with ExitStack() as stack:
+            workspace = stack.enter_context(Workspace(on_disk=request.save_gpu_memory))
+            engines = stack.enter_context(
+                EnginePool(
+                    self._bundle, self._choice, self.watch, threads=request.threads, frugal=request.save_gpu_memory
+                )
+            )
+            keys_values = self._portrait(engines)
+            tokens = self._speech(engines, workspace)
+            latents = workspace.spool(self._latents(engines, workspace, keys_values, tokens, dump), clip.length)
+            frames = quantised(dump.images(decode(engines, latents, self.watch)))
+            for index, image in enumerate(filtered(frames)):
+                if index == 0:
+                    self._first_frame_after, self._calls_before_first = self.watch.elapsed, self._calls
+                dump.frame(image)
+                yield Frame(index, index / clip.fps, image)
+        dump.write()
+        self._summary = self._summarise()
+
+    def _portrait(self, engines: EnginePool) -> dict[str, np.ndarray]:
+        """Keys and values of the portrait."""
+        self._report(ProgressEvent("portrait", 0))
+        with self.watch.stage("portrait"):
+            return encode_portrait(engines, self.clip.image)
+
+    def _speech(self, engines: EnginePool, workspace: Workspace) -> np.ndarray:
+        """Audio tokens of every frame, [frames, tokens, C]."""
+        clip, request = self.clip, self.request
+        self._report(ProgressEvent("speech", 0))
+        with self.watch.stage("speech"):
+            hidden = workspace.keep(encode_audio(engines, normalise(clip.audio.samples)))
+            features = AudioFeatures(
+                hidden, clip.length, clip.fps, request.num_pad_audio_frames, clip.audio.duration, request.upstream
+            )
+            return project_audio(engines, features, clip.plan.frames, workspace.allocate)
+
+    def _latents(
+        self,
+        engines: EnginePool,
+        workspace: Workspace,
+        keys_values: dict[str, np.ndarray],
+        tokens: np.ndarray,
+        dump: TensorDump,
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """(frame, final latent [4, h, w]) in frame order, each as soon as it is final."""
+        request, clip, model = self.request, self.clip, self._bundle.manifest.model
+        steps, plan = request.num_inference_steps, clip.plan
+        scheduler = Scheduler(self._bundle.manifest.scheduler, steps)
+        shape = (model.latent_channels, clip.height // model.vae_scale_factor, clip.width // model.vae_scale_factor)
+        if request.upstream:
+            noise = workspace.keep(
+                upstream_noise(request.seed, model.audio_encoder_layers, plan.frames, shape)
+            ).__getitem__
+        else:
+            noise = partial(frame_noise, request.seed, shape=shape)
+        store = LatentStore(plan, scheduler, dump.noise(noise))
+        denoiser_graph = "denoiser_guided" if request.guidance_scale > 1.0 else "denoiser_single"
+        budget = 0 if request.save_gpu_memory else FEATURE_BUDGET
+        with engines.use("kps_guider") as guider, engines.use(denoiser_graph) as denoiser:
+            denoiser.bind(
+                **keys_values,
+                reference_weight=np.array([request.reference_attention_weight], np.float32),
+                audio_weight=np.array([request.audio_attention_weight], np.float32),
+            )
+            calls = denoise(
+                denoiser,
+                store,
+                latency_order(plan, steps),
+                plan=plan,
+                scheduler=scheduler,
+                tokens=tokens,
+                features=KeypointFeatures(guider, clip.points, clip.width, clip.height, budget),
+                guidance_scale=request.guidance_scale,
+            )
+            final = 0
+            for window, step, frames in self.watch.timed("denoise", calls):
+                self._calls += 1
+                self._report_call(window, step, steps, final)
+                for frame, latent in frames:
+                    if frame < clip.length:
+                        final += 1
+                        yield frame, dump.latent(latent)
+
+    def _report_call(self, window: int, step: int, steps: int, final: int) -> None:
+        detail = f"window {window + 1}/{self.clip.plan.windows} step {step + 1}/{steps}"
+        total = self.clip.plan.windows * steps
+        self._report(ProgressEvent("denoise", self._calls, total, detail, final, self.clip.length))
+
+    def _check_model(self) -> None:
+        """What the request asks for and this model cannot do."""
+        request, model = self.request, self._bundle.manifest.model
+        rows = 2 * (2 * request.num_pad_audio_frames + 1)
+        if rows != model.audio_window_rows:
+            pad = (model.audio_window_rows // 2 - 1) // 2
+            raise UserError(
+                f"--num_pad_audio_frames {request.num_pad_audio_frames}: this bundle was trained with {pad}; leave it out."
+            )
+        if (request.context_frames or 0) > model.max_context_frames:
+            raise UserError(
+                f"--context_frames {request.context_frames}: this bundle's motion modules count to "
+                f"{model.max_context_frames}."
+            )
+
+    def _summarise(self) -> Summary:
+        request, clip, choice, watch = self.request, self.clip, self._choice, self.watch
+        return Summary(
+            output_path=None,
+            frames=clip.length,
+            width=clip.width,
+            height=clip.height,
+            fps=clip.fps,
+            duration_seconds=clip.length / clip.fps,
+            strategy=request.strategy,
+            backend=choice.backend,
+            backend_reason=choice.reason,
+            precision=choice.precision,
+            dtype=choice.dtype,
+            seed=request.seed,
+            num_inference_steps=request.num_inference_steps,
+            guidance_scale=request.guidance_scale,
+            context_frames=clip.plan.window,
+            context_overlap=clip.plan.overlap,
+            windows=clip.plan.windows,
+            denoiser_calls=self._calls,
+            denoiser_calls_before_first_frame=self._calls_before_first,
+            stage_seconds={name: round(seconds, 4) for name, seconds in watch.seconds.items()},
+            time_to_first_frame=self._first_frame_after or 0.0,
+            total_seconds=watch.elapsed,
+            frames_per_second=clip.length / watch.elapsed,
+            peak_memory_mib=peak_memory_mib(),
+            random_weights=self._bundle.manifest.random_weights,
+        )
+
+
+def generate(request: GenerationRequest, *, on_progress: ProgressCallback | None = None) -> Generation:
+    """Generate a clip lazily: iterate over the result for frames.
+
+    Raises UserError at once for a request or inputs that cannot be used, and while iterating when a network's result is
+    not finite.
+    """
+    return Generation(request, on_progress)
+
+
+def write_video(request: GenerationRequest, *, on_progress: ProgressCallback | None = None) -> Summary:
+    """Generate a clip into `request.output_path` (MP4, H.264 and AAC); nothing is left there unless it succeeds."""
+    assert request.output_path is not None, "write_video needs an output_path"
+    check_output_path(request.output_path)
+    generation = generate(request, on_progress=on_progress)
+    clip = generation.clip
+    with VideoWriter(
+        request.output_path, clip.width, clip.height, clip.fps, audio_path=request.audio_path, frames=clip.length
+    ) as writer:
+        for frame in generation:
+            with generation.watch.stage("encode"):
+                writer.write(frame.image)
+    return replace(generation.summary, output_path=str(request.output_path), total_seconds=generation.watch.elapsed)
+
+
+def quantised(images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """float32 images in [0, 1] as uint8, truncated as upstream does."""
+    for image in images:
+        yield (image * np.float32(255.0)).astype(np.uint8)
+
+
+def _open_bundle(request: GenerationRequest) -> Bundle:
+    if request.bundle is None:
+        raise UserError("--bundle is missing: name a bundle, or make one with `vexpress export`.")
+    return Bundle.open(request.bundle)
