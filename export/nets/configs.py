@@ -41,8 +41,8 @@ _FIXED_OPTIONS: dict[str, tuple] = {
 class Stage:
     """One block of a UNet: resnets in a row, the first `attentions` of them followed by a spatial transformer.
 
-    `resnets` holds (input, output) channels of each; `skips` says whether the block consumes skip connections (up
-    blocks, whose input channels count the skip); `resample` whether a down- or up-sampler ends it.
+    `resnets` holds (input, output) channels of each; those of up blocks take a skip connection, which is counted in
+    their input channels. `resample` says whether a down- or up-sampler ends the block.
     """
 
     kind: str  # "down", "mid" or "up"
@@ -184,6 +184,7 @@ class MotionConfig:
     max_length: int = 32
     heads: int = 8
     attention_blocks: int = 2
+    norm_num_groups: int = 32
 
     @classmethod
     def from_shapes(cls, shapes: Mapping[str, Shape]) -> "MotionConfig":
@@ -208,9 +209,12 @@ class GuiderConfig:
     @classmethod
     def from_shapes(cls, shapes: Mapping[str, Shape]) -> "GuiderConfig":
         """Reads the sizes off {key: shape} of the guider's weights; UserError if they are something else."""
-        first, last = _shape(shapes, "conv_in.weight", "kps guider"), _shape(shapes, "conv_out.weight", "kps guider")
+        part = "kps guider"
+        first, last = _shape(shapes, "conv_in.weight", part), _shape(shapes, "conv_out.weight", part)
         pairs = sum(re.fullmatch(r"blocks\.\d+\.weight", key) is not None for key in shapes) // 2
-        widths = [_shape(shapes, f"blocks.{2 * pair + 1}.weight", "kps guider")[0] for pair in range(pairs)]
+        if not pairs:
+            raise UserError(f"{part}: blocks.0.weight is missing; is this the V-Express checkpoint of that part?")
+        widths = [_shape(shapes, f"blocks.{2 * pair + 1}.weight", part)[0] for pair in range(pairs)]
         return cls(int(first[1]), (int(first[0]), *map(int, widths)), int(last[0]))
 
 
@@ -275,10 +279,11 @@ class NetworkConfigs:
             ProjectionConfig.from_shapes(shapes["audio_projection"]),
         )
         for width in configs.unet.block_out_channels:
-            if width % configs.motion.heads:
+            if width % configs.motion.heads or width % configs.motion.norm_num_groups:
                 raise UserError(
                     f"UNet config: {width} channels cannot be divided into the motion module's "
-                    f"{configs.motion.heads} heads; use a multiple"
+                    f"{configs.motion.heads} heads and {configs.motion.norm_num_groups} norm groups; "
+                    "use multiples of both"
                 )
         if configs.guider.out_channels != configs.unet.block_out_channels[0]:
             raise UserError(

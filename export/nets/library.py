@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
+from vexpress_trt.engines.errors import UserError
 from vexpress_trt.export.nets.state import materialise, module_shapes
 
 _POSITION_CONV = "encoder.pos_conv_embed.conv"
@@ -23,12 +24,20 @@ class AudioEncoder(nn.Module):
     def __init__(self, config: Mapping):
         super().__init__()
         self.model = _audio_model(config)
+        self.norm_last = self.model.config.do_stable_layer_norm
         parametrize.remove_parametrizations(self.model.encoder.pos_conv_embed.conv, "weight")
 
     def forward(self, waveform: Tensor) -> Tensor:
         """waveform: [1, S] float32 of zero mean and unit variance -> last hidden state [1, T, D] float32."""
-        dtype = self.model.feature_projection.projection.weight.dtype
-        return self.model(waveform.to(dtype)).last_hidden_state.float()
+        model, encoder = self.model, self.model.encoder
+        features = model.feature_extractor(waveform.to(encoder.layer_norm.weight.dtype)).transpose(1, 2)
+        hidden, _ = model.feature_projection(features)
+        hidden = hidden + encoder.pos_conv_embed(hidden)
+        hidden = hidden if self.norm_last else encoder.layer_norm(hidden)
+        # The layers are called one by one because the library's loop adds a mask of ones when it is traced.
+        for layer in encoder.layers:
+            hidden = layer(hidden, attention_mask=None)
+        return (encoder.layer_norm(hidden) if self.norm_last else hidden).float()
 
     @classmethod
     def from_state_dict(cls, config: Mapping, state: Mapping[str, Tensor]) -> "AudioEncoder":
@@ -109,5 +118,7 @@ def _autoencoder(config: Mapping) -> AutoencoderKL:
 
 def _audio_model(config: Mapping) -> Wav2Vec2Model:
     # Without masking in training the model has no masked_spec_embed, which never acts here.
+    if config.get("add_adapter"):
+        raise UserError("audio encoder: add_adapter is not supported; use wav2vec2-base-960h")
     options = {**config, "mask_time_prob": 0.0, "mask_feature_prob": 0.0, "attn_implementation": "sdpa"}
     return Wav2Vec2Model(Wav2Vec2Config.from_dict(options))

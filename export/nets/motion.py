@@ -8,8 +8,6 @@ from torch import Tensor, nn
 from vexpress_trt.export.nets.blocks import Attention, FeedForward
 from vexpress_trt.export.nets.configs import MotionConfig
 
-_GROUPS = 32
-
 
 class PositionTable(nn.Module):
     """Sinusoid of the frame's index within the window: sine on even, cosine on odd channels, base 10000."""
@@ -60,7 +58,7 @@ class TemporalTransformer(nn.Module):
 
     def __init__(self, channels: int, config: MotionConfig):
         super().__init__()
-        self.norm = nn.GroupNorm(_GROUPS, channels, eps=1e-6)
+        self.norm = nn.GroupNorm(config.norm_num_groups, channels, eps=1e-6)
         self.proj_in = nn.Linear(channels, channels)
         self.transformer_blocks = nn.ModuleList([TemporalBlock(channels, config)])
         self.proj_out = nn.Linear(channels, channels)
