@@ -38,7 +38,7 @@ class AudioFeatures:
         """By time: row j stands at (j + 0.5) / (2 fps) seconds, hidden state m at (m + 0.5) / rate; rows end with the
         audio's `seconds`."""
         times = (np.arange(int(np.ceil(ROWS_PER_FRAME * fps * seconds - 0.5))) + 0.5) / (ROWS_PER_FRAME * fps)
-        return cls(hidden, (times * rate - 0.5).astype(np.float32), pad)
+        return cls(hidden, times * rate - 0.5, pad)  # float64: exact hours into a clip
 
     def windows(self, start: int, stop: int) -> np.ndarray:
         """The rows of frames start to stop - 1: float32 [N, 2 (2 pad + 1), D]."""

@@ -57,23 +57,33 @@ def upstream_noise(seed: int, skipped: int, frames: int, shape: tuple[int, ...])
 
 
 def torch_normal(seed: int, skipped: int, count: int) -> np.ndarray:
-    """What `torch.randn(count)` gives on the CPU under a 32-bit seed after `skipped` scalar `rand` draws; count >= 16.
+    """What `torch.randn(count)` gives on the CPU under a seed after `skipped` scalar `rand` draws, float32 [count].
 
-    MT19937, one 32-bit draw per value, 24 of its bits as a uniform; Box-Muller over blocks of 16 values, the first
-    eight of which give radii and the others angles. A last partial block is made anew from 16 further draws.
+    MT19937 seeded with the low 32 bits of the seed, one 32-bit draw per value, 24 of its bits as a uniform; Box-Muller
+    over blocks of 16 values, the first eight of which give radii and the others angles. A last partial block is made
+    anew from 16 further draws. Fewer than 16 values are made in pairs from 53-bit uniforms instead.
     """
-    if count < _BLOCK:
-        raise ValueError(f"torch draws fewer than {_BLOCK} values differently, and {count} were asked for")
-    state = np.random.RandomState(seed).get_state()
+    state = np.random.RandomState(seed & 0xFFFFFFFF).get_state()
     generator = np.random.MT19937()
     generator.state = {"bit_generator": "MT19937", "state": {"key": state[1], "pos": state[2]}}
     generator.random_raw(skipped, output=False)
+    if count < _BLOCK:
+        return _few_normals(generator, count)
     values = _uniforms(generator, count)
     whole = count - count % _BLOCK
     values[:whole] = _box_muller(values[:whole])
     if whole != count:
         values[-_BLOCK:] = _box_muller(_uniforms(generator, _BLOCK))
     return values
+
+
+def _few_normals(generator: np.random.MT19937, count: int) -> np.ndarray:
+    """torch's scalar path: each pair of normals from two 64-bit draws, high word first, in float64."""
+    words = generator.random_raw(4 * -(-count // 2)).reshape(-1, 2, 2)
+    angles, radii = (((words[..., 0] << _SHIFT | words[..., 1]) & np.uint64(2**53 - 1)) * 2.0**-53).T
+    angle, radius = 2 * np.pi * angles, np.sqrt(-2 * np.log1p(-radii))
+    pairs = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
+    return pairs.reshape(-1)[:count].astype(np.float32)
 
 
 def _uniforms(generator: np.random.MT19937, count: int) -> np.ndarray:

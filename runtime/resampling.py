@@ -23,15 +23,15 @@ class LinearTaps:
         return (1 - weight) * values[self.low] + weight * values[self.high]
 
 
-def stretch_positions(source: int, target: int, dtype: type, start: int = 0, stop: int | None = None) -> np.ndarray:
-    """Positions in a sequence of `source` samples of output samples start..stop of `target` that span all of it.
+def stretch_positions(source: int, target: int, dtype: type) -> np.ndarray:
+    """Positions in a sequence of `source` samples of `target` output samples that span all of it.
 
     `dtype` is float32 or float64. In long sequences a float32 position is coarse enough to be seen in the result, so it
     is rounded as torch rounds it (`F.interpolate`, linear, align_corners False): the scale first, then
     `scale * (i + 0.5) - 0.5` once, since torch's kernels compute that with a fused multiply-add.
     """
     scale = dtype(source) / dtype(target)
-    centres = np.arange(start, target if stop is None else stop) + 0.5
+    centres = np.arange(target) + 0.5
     return (np.float64(scale) * centres.astype(dtype) - 0.5).astype(dtype)
 
 

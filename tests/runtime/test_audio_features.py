@@ -31,6 +31,14 @@ def test_the_oracles_windows(shared_dir: Path, length: str, windows: str) -> Non
     np.testing.assert_allclose(features.windows(0, frames), golden[windows], rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.parametrize(("name", "frames"), [("hidden", 8), ("hidden", 28), ("hidden", 36), ("long_hidden", 928)])
+def test_stretched_rows_equal_torchs_interpolation(golden_dir: Path, name: str, frames: int) -> None:
+    golden = np.load(golden_dir / "helpers" / "torch_reference.npz")
+    rows = golden[f"{name}_to_{2 * frames}"]
+    windows = AudioFeatures.stretched(golden[name], frames, pad=0).windows(0, frames)
+    np.testing.assert_allclose(windows.reshape(rows.shape), rows, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("pad", [0, 1, 2, 3])
 def test_windows_in_parts_equal_the_whole(pad: int) -> None:
     hidden = np.random.default_rng(1).normal(size=(37, 5)).astype(np.float32)
@@ -72,3 +80,12 @@ def test_timed_rows_behind_the_audio_are_zero() -> None:
     windows = features.windows(0, 40)
     assert (windows[:30] == 1).all()
     assert (windows[30:] == 0).all()
+
+
+def test_timed_rows_are_as_fine_hours_into_a_clip() -> None:
+    seconds, rate = 7200.0, 50.0
+    steps = np.tile(np.array([0.0, 1.0], np.float32), int(seconds * rate / 2))[:, None]
+    features = AudioFeatures.timed(steps, seconds, 24.0, rate, pad=0)
+    # 24 frames/s and 50 states/s meet again every second, so every second has the same rows.
+    late = int(7100 * 24)
+    np.testing.assert_allclose(features.windows(late, late + 24), features.windows(24, 48), rtol=0, atol=1e-5)

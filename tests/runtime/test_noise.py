@@ -72,9 +72,16 @@ def test_torchs_sequence_without_torch(count: int, skipped: int) -> None:
     np.testing.assert_allclose(torch_normal(42, skipped, count), expected, rtol=0, atol=3e-6)
 
 
-def test_fewer_values_than_a_block_are_an_error() -> None:
-    with pytest.raises(ValueError, match="fewer than 16"):
-        torch_normal(42, 0, 15)
+def test_the_recorded_sequences_of_torch(golden_dir: Path) -> None:
+    """Also few values, counts that 16 does not divide, and seeds of more than 32 bits."""
+    golden = np.load(golden_dir / "helpers" / "torch_reference.npz")
+    names = [name for name in golden if name.startswith("noise_")]
+    assert len(names) == 10
+    for name in names:
+        seed, skipped, count = map(int, name.split("_")[1:])
+        values = torch_normal(seed, skipped, count)
+        assert values.dtype == np.float32
+        np.testing.assert_allclose(values, golden[name], rtol=0, atol=3e-6, err_msg=name)
 
 
 def test_the_oracles_initial_latents(shared_dir: Path) -> None:

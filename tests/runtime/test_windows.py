@@ -90,6 +90,16 @@ def test_call_counts_of_upstreams_windows(steps: int, calls: int) -> None:
     assert all(later - earlier == steps for earlier, later in zip(finals[: 200 - steps], finals[1:], strict=False))
 
 
+@pytest.mark.parametrize(("window", "overlap", "reach"), [(24, 0, 0), (24, 12, 1), (24, 13, 2), (12, 8, 2), (10, 8, 4)])
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_call_counts_grow_with_the_reach(window: int, overlap: int, reach: int, steps: int) -> None:
+    plan = WindowPlan(window, overlap, reach * steps + 5)
+    finals = [index + 1 for index, (_, step) in enumerate(latency_order(plan, steps)) if step == steps - 1]
+    assert plan.reach == reach
+    assert finals[0] == steps + reach * steps * (steps - 1) // 2
+    assert finals[1] == finals[0] + steps
+
+
 @given(plan=plans(), steps=st.integers(1, 8))
 def test_live_windows_are_bounded_however_long_the_clip(plan: WindowPlan, steps: int) -> None:
     reach = plan.reach
