@@ -162,6 +162,14 @@ def test_half_precision_stays_close(build, reference, configs, weights, dtype):
     assert decibels > {torch.float16: 45, torch.bfloat16: 27}[dtype]
 
 
+def test_epsilons_of_group_norms(build):
+    """1e-6 where a transformer begins, the configuration's elsewhere: too small a difference to show in the goldens."""
+    norms = {name: norm.eps for name, norm in build(True).named_modules() if isinstance(norm, torch.nn.GroupNorm)}
+    transformers = {name for name in norms if "attentions" in name or "motion_modules" in name}
+    assert {norms[name] for name in transformers} == {1e-6}
+    assert {norms[name] for name in norms.keys() - transformers} == {1e-5}
+
+
 def test_a_missing_weight_is_named(configs, denoiser_weights):
     incomplete = dict(denoiser_weights)
     del incomplete["mid_block.resnets.0.conv1.weight"]
