@@ -1,5 +1,6 @@
 """Speech in: any sound file, or the sound of a video, as 16 kHz mono float32."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,17 +12,21 @@ import numpy as np
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.runtime.resample import sinc_resample
 
+log = logging.getLogger("vexpress")
 SAMPLE_RATE = 16_000
 SUFFIXES = (".wav", ".mp3", ".m4a", ".aac", ".flac", ".opus", ".ogg", ".mp4", ".mov", ".mkv", ".webm")
 MAX_FILE_BYTES = 4 << 30
 MAX_SECONDS = 2 * 3600.0
 SILENCE = 1e-4  # a peak below this is no speech: -80 dB of full scale
+_DAMAGED_SHARE = 0.02
 _MEASURED_FRAME = SAMPLE_RATE // 50
+# What a file holds decides how it is read, not its suffix: without these a playlist could fetch other files.
+_OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": "wav,w64,mp3,aac,flac,ogg,mov,matroska"}
 
 
 @dataclass(frozen=True, eq=False)
 class Audio:
-    """Decoded speech: `samples` float32 [S] in [-1, 1] at 16 kHz, and how the file held it."""
+    """Decoded speech: `samples` float32 [S] in about [-1, 1] at 16 kHz, and how the file held it."""
 
     samples: np.ndarray
     source_rate: int
@@ -47,23 +52,28 @@ class AudioQuality:
 
 
 def decode_audio(path: Path, *, upstream: bool = False) -> Audio:
-    """Decode to 16 kHz mono.
+    """Decode to 16 kHz, the mean of all channels.
 
-    `upstream` resamples with the original's filter and takes the mean of the channels after that. Raises UserError when
-    the file is missing, empty, too large, too long, damaged, of an unknown kind, without sound, or silent.
+    `upstream` resamples with the original's filter; otherwise FFmpeg's is used, and what an MP4's or M4A's last packet
+    holds beyond the stated length is cut. Raises UserError when the file is missing, empty, too large, too long,
+    damaged, of an unknown kind, without sound, or silent.
     """
     path = Path(path)
     _check_file(path)
     with opened(path) as media:
         stream = media.streams.audio[0]
-        rate, channels = stream.rate, stream.channels
         if upstream:
-            planes = np.concatenate(list(_limited(path, _planes(media, rate), rate)), axis=1)
-            samples = sinc_resample(planes, rate, SAMPLE_RATE).mean(axis=0)
+            planes = _joined(path, sound_planes(media, path), stream.rate)
+            samples = sinc_resample(planes, stream.rate, SAMPLE_RATE).mean(axis=0)
         else:
-            samples = np.concatenate(list(_limited(path, _resampled(media), SAMPLE_RATE)), axis=1)[0]
+            means = (plane.mean(axis=0, keepdims=True) for plane in sound_planes(media, path, rate=SAMPLE_RATE))
+            samples = _joined(path, means, SAMPLE_RATE)[0]
+            samples = samples[: len(samples) - _padding(media, len(samples))]
+        rate, channels = stream.rate, stream.channels
     if not samples.size:
         raise UserError(f"{path} holds no sound: choose another file")
+    if not np.isfinite(samples).all():
+        raise UserError(f"{path} holds samples that are not numbers: convert it or choose another")
     if float(np.abs(samples).max()) < SILENCE:
         raise UserError(f"{path} is silent: choose a file with speech")
     return Audio(np.ascontiguousarray(samples, np.float32), rate, channels)
@@ -86,15 +96,61 @@ def measure(samples: np.ndarray) -> AudioQuality:
 
 @contextmanager
 def opened(path: Path) -> Iterator[av.container.InputContainer]:
-    """A sound file opened for decoding. Raises UserError where it cannot be read or has no audio stream, also when that
-    only shows while decoding."""
+    """A sound file opened for decoding. Raises UserError where it cannot be read or has no audio stream."""
     try:
-        with av.open(str(path)) as media:
-            if not media.streams.audio:
-                raise UserError(f"{path} has no audio stream: choose a file with speech")
-            yield media
+        media = av.open(f"file:{path}", options=dict(_OPEN_OPTIONS))
+    except (av.FFmpegError, OSError) as problem:
+        raise UserError(f"{path} is not readable as sound ({problem.strerror}): convert it or choose another") from None
+    with media:
+        if not media.streams.audio:
+            raise UserError(f"{path} has no audio stream: choose a file with speech")
+        if not media.streams.audio[0].rate:
+            raise UserError(f"{path} is damaged, its sound has no sampling rate: convert it or choose another")
+        yield media
+
+
+def sound_planes(
+    media: av.container.InputContainer, path: Path, *, rate: int | None = None, layout: str | None = None
+) -> Iterator[np.ndarray]:
+    """The first audio stream in pieces, float32 [channels, n], at this rate and layout (None: the stream's own).
+
+    A few damaged packets are left out with a warning. Raises UserError where there are more.
+    """
+    stream = media.streams.audio[0]
+    resampler, current, target = None, None, layout
+    for frame in _frames(media, stream, path):
+        form = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if form != current:  # a stream may change its form on the way, a resampler may not
+            if resampler is not None:
+                yield from (piece.to_ndarray() for piece in resampler.resample(None))
+            target = target or frame.layout
+            resampler = av.AudioResampler(format="fltp", layout=target, rate=rate or stream.rate)
+            current = form
+        frame.pts = None  # a gap in the time stamps must not trip the resampler
+        yield from (piece.to_ndarray() for piece in resampler.resample(frame))
+    if resampler is not None:
+        yield from (piece.to_ndarray() for piece in resampler.resample(None))
+
+
+def _frames(media: av.container.InputContainer, stream: av.AudioStream, path: Path) -> Iterator[av.AudioFrame]:
+    packets = damaged = 0
+    try:
+        for packet in media.demux(stream):
+            packets += 1
+            try:
+                frames = packet.decode()
+            except av.EOFError:
+                break
+            except av.FFmpegError:  # not only InvalidDataError: decoders have odd numbers for what they cannot read
+                damaged += 1
+                continue
+            yield from frames
     except av.FFmpegError as problem:
         raise UserError(f"{path} is not readable as sound ({problem.strerror}): convert it or choose another") from None
+    if damaged > max(1, _DAMAGED_SHARE * packets):
+        raise UserError(f"{path} is damaged in {damaged} of {packets} places: convert it or choose another")
+    if damaged:
+        log.warning(f"{path}: {damaged} of {packets} packets are damaged and left out")
 
 
 def _check_file(path: Path) -> None:
@@ -111,33 +167,22 @@ def _check_file(path: Path) -> None:
         )
 
 
-def _resampled(media: av.container.InputContainer) -> Iterator[np.ndarray]:
-    resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
-    for frame in media.decode(audio=0):
-        for piece in resampler.resample(frame):
-            yield piece.to_ndarray().reshape(1, -1)
-    for piece in resampler.resample(None):
-        yield piece.to_ndarray().reshape(1, -1)
-
-
-def _planes(media: av.container.InputContainer, rate: int) -> Iterator[np.ndarray]:
-    """All channels at the file's own rate, float32 [channels, n]."""
-    layout = media.streams.audio[0].layout.name
-    resampler = av.AudioResampler(format="fltp", layout=layout, rate=rate)
-    for frame in media.decode(audio=0):
-        for piece in resampler.resample(frame):
-            yield piece.to_ndarray()
-    for piece in resampler.resample(None):
-        yield piece.to_ndarray()
-
-
-def _limited(path: Path, blocks: Iterator[np.ndarray], rate: int) -> Iterator[np.ndarray]:
-    """The same blocks, refused when they become too long: a file's own word on its length is not trusted."""
-    total = 0
-    for block in blocks:
-        total += block.shape[1]
+def _joined(path: Path, planes: Iterator[np.ndarray], rate: int) -> np.ndarray:
+    """All pieces as one float32 [channels, S], refused when too long: a file's word on its length is not trusted."""
+    total, pieces = 0, []
+    for plane in planes:
+        total += plane.shape[1]
         if total > MAX_SECONDS * rate:
             raise UserError(f"{path} lasts over {MAX_SECONDS / 3600:g} hours: cut it first")
-        yield block
-    if not total:
-        yield np.zeros((1, 0), np.float32)
+        pieces.append(plane)
+    return np.concatenate(pieces, axis=1) if pieces else np.zeros((1, 0), np.float32)
+
+
+def _padding(media: av.container.InputContainer, decoded: int) -> int:
+    """How many 16 kHz samples at the end only fill an MP4's last AAC packet."""
+    stream = media.streams.audio[0]
+    if not media.format.name.startswith("mov") or not stream.duration:
+        return 0
+    excess = decoded - round(stream.duration * stream.time_base * SAMPLE_RATE)
+    packet = (stream.codec_context.frame_size or 0) * SAMPLE_RATE / stream.rate
+    return excess if 0 < excess < packet else 0

@@ -1,0 +1,194 @@
+"""Speech in: what every kind of file decodes to, and the sentence for every kind that cannot be used."""
+
+import logging
+import os
+
+import numpy as np
+import pytest
+
+from vexpress_trt.engines.errors import UserError
+from vexpress_trt.runtime import audio_input
+from vexpress_trt.runtime.audio_input import decode_audio, measure
+from vexpress_trt.runtime.resample import sinc_resample
+
+
+def tone(rate: int, seconds: float = 1.0, hertz: float = 300.0) -> np.ndarray:
+    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(round(rate * seconds)) / rate))[None].astype(np.float32)
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    count = min(len(a), len(b))
+    return float(np.corrcoef(a[:count], b[:count])[0, 1])
+
+
+@pytest.mark.parametrize("upstream", [False, True])
+def test_16_khz_mono_wav_is_exact(tmp_path, make_sound, upstream):
+    values = np.random.default_rng(0).integers(-32768, 32768, 5000)
+    file = make_sound(tmp_path / "a.wav", values[None] / 32768.0, 16_000)
+    audio = decode_audio(file, upstream=upstream)
+    assert (audio.source_rate, audio.channels, audio.duration) == (16_000, 1, 5000 / 16_000)
+    assert audio.samples.dtype == np.float32
+    np.testing.assert_array_equal(audio.samples, (values / 32768.0).astype(np.float32))
+
+
+@pytest.mark.parametrize("upstream", [False, True])
+def test_float_wav_is_exact(tmp_path, make_sound, upstream):
+    samples = np.random.default_rng(0).uniform(-1, 1, (1, 5000)).astype(np.float32)
+    file = make_sound(tmp_path / "a.wav", samples, 16_000, "pcm_f32le", "flt")
+    np.testing.assert_array_equal(decode_audio(file, upstream=upstream).samples, samples[0])
+
+
+@pytest.mark.parametrize("upstream", [False, True])
+@pytest.mark.parametrize("channels", [2, 6])
+def test_several_channels_become_their_mean(tmp_path, make_sound, channels, upstream):
+    values = np.random.default_rng(0).integers(-9000, 9000, (channels, 4000)) / 32768.0
+    audio = decode_audio(make_sound(tmp_path / "a.wav", values, 16_000), upstream=upstream)
+    assert audio.channels == channels
+    np.testing.assert_allclose(audio.samples, values.mean(axis=0), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "form", "rate"),
+    [
+        ("a.wav", "pcm_s16le", "s16", 44_100),
+        ("a.mp3", "libmp3lame", "fltp", 44_100),
+        ("a.m4a", "aac", "fltp", 16_000),
+        ("a.mp4", "aac", "fltp", 48_000),
+        ("a.flac", "flac", "s16", 22_050),
+        ("a.opus", "libopus", "flt", 48_000),
+        ("a.ogg", "libopus", "flt", 48_000),
+        ("a.mkv", "flac", "s16", 16_000),
+    ],
+)
+def test_formats_keep_length_and_time(tmp_path, make_sound, name, codec, form, rate):
+    """Within a frame of video at most; encoder delay and padding are not heard."""
+    file = make_sound(tmp_path / name, tone(rate), rate, codec, form)
+    audio = decode_audio(file)
+    assert audio.source_rate == rate
+    assert audio.duration == pytest.approx(1.0, abs=0.01)
+    assert correlation(audio.samples, tone(16_000)[0]) > 0.99
+
+
+@pytest.mark.parametrize("rate", [8_000, 44_100, 48_000])
+def test_resampling_keeps_the_last_samples(tmp_path, make_sound, rate):
+    audio = decode_audio(make_sound(tmp_path / "a.wav", tone(rate), rate))
+    assert abs(len(audio.samples) - 16_000) <= 1
+
+
+def test_upstream_resamples_each_channel_then_takes_the_mean(tmp_path, make_sound):
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 4410)).astype(np.float32)
+    file = make_sound(tmp_path / "a.wav", samples, 44_100, "pcm_f32le", "flt")
+    expected = sinc_resample(samples, 44_100, 16_000).mean(axis=0)
+    np.testing.assert_array_equal(decode_audio(file, upstream=True).samples, expected)
+
+
+def test_real_samples_decode_to_their_length(shared_dir):
+    for name, seconds in (("10", 4.416), ("AOC", 4.574), ("tys", 4.032)):
+        for upstream in (False, True):
+            audio = decode_audio(shared_dir / "samples" / name / "aud.mp3", upstream=upstream)
+            assert audio.duration == pytest.approx(seconds, abs=0.001)
+
+
+def test_quality_of_clear_quiet_clipped_and_noisy_speech(speech):
+    samples = speech[0]
+    clear = measure(samples)
+    assert -30 < clear.level_db < -10
+    assert clear.clipped == 0
+    assert clear.noise_db > 30
+    assert measure(samples * 0.1).level_db == pytest.approx(clear.level_db - 20, abs=0.01)
+    assert measure(np.clip(samples * 20, -1, 1)).clipped > 0.2
+    assert measure(samples + 0.05 * np.random.default_rng(1).standard_normal(len(samples))).noise_db < 15
+    assert measure(samples[:100]).level_db < 0  # shorter than one piece
+
+
+def refusal(path, **options) -> str:
+    with pytest.raises(UserError) as error:
+        decode_audio(path, **options)
+    sentence = str(error.value)
+    assert str(path) in sentence
+    assert "\n" not in sentence
+    return sentence
+
+
+def test_missing_empty_and_wrongly_named_files(tmp_path):
+    assert "does not exist" in refusal(tmp_path / "none.wav")
+    (tmp_path / "folder.wav").mkdir()
+    assert "not a file" in refusal(tmp_path / "folder.wav")
+    (tmp_path / "empty.wav").touch()
+    assert "is empty" in refusal(tmp_path / "empty.wav")
+    (tmp_path / "a.txt").write_text("hello")
+    assert "suffix .txt is none of .wav, .mp3" in refusal(tmp_path / "a.txt")
+
+
+def test_huge_files_are_refused_unread(tmp_path):
+    with open(tmp_path / "huge.wav", "wb") as file:
+        os.truncate(file.fileno(), audio_input.MAX_FILE_BYTES + 1)  # sparse
+    assert "over the limit of 4 GiB" in refusal(tmp_path / "huge.wav")
+
+
+@pytest.mark.parametrize("content", [b"RIFF", b"not a sound at all" * 100, bytes(5000), b"\xff\xfb\x90\x00" * 3])
+def test_corrupt_files(tmp_path, content):
+    for name in ("a.wav", "a.mp3", "a.m4a"):
+        (tmp_path / name).write_bytes(content)
+        assert "not readable as sound" in refusal(tmp_path / name)
+
+
+def test_a_file_damaged_throughout_is_refused(tmp_path, make_sound):
+    file = make_sound(tmp_path / "a.flac", tone(16_000, 3), 16_000, "flac")
+    content = bytearray(file.read_bytes())
+    content[500:] = np.random.default_rng(0).integers(0, 256, len(content) - 500, dtype=np.uint8).tobytes()
+    file.write_bytes(content)
+    refusal(file)
+
+
+def test_one_damaged_packet_is_left_out_with_a_warning(tmp_path, make_sound, caplog):
+    file = make_sound(tmp_path / "a.aac", tone(16_000, 10), 16_000, "aac", "fltp")
+    content = bytearray(file.read_bytes())
+    frames = [at for at in range(len(content) - 1) if content[at] == 0xFF and content[at + 1] & 0xF6 == 0xF0]
+    start = frames[len(frames) // 2] + 7
+    content[start : start + 30] = b"\xff" * 30
+    file.write_bytes(content)
+    with caplog.at_level(logging.WARNING, "vexpress"):
+        audio = decode_audio(file)
+    assert audio.duration == pytest.approx(10.0, abs=0.3)
+    assert "damaged and left out" in caplog.text
+
+
+def test_a_video_without_sound(tmp_path):
+    import av
+
+    file = tmp_path / "mute.mp4"
+    with av.open(str(file), "w") as output:
+        stream = output.add_stream("libx264", rate=25)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        output.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")))
+        output.mux(stream.encode(None))
+    assert "no audio stream" in refusal(file)
+
+
+def test_silent_and_not_finite_sound(tmp_path, make_sound):
+    assert "is silent" in refusal(make_sound(tmp_path / "a.wav", np.zeros((1, 16_000)), 16_000))
+    broken = tone(16_000)
+    broken[0, 100] = np.nan
+    assert "not numbers" in refusal(make_sound(tmp_path / "b.wav", broken, 16_000, "pcm_f32le", "flt"))
+
+
+def test_too_long_sound_is_refused_while_decoding(tmp_path, make_sound, monkeypatch):
+    monkeypatch.setattr(audio_input, "MAX_SECONDS", 0.5)
+    file = make_sound(tmp_path / "a.wav", tone(16_000), 16_000)
+    for upstream in (False, True):
+        assert "lasts over" in refusal(file, upstream=upstream)
+
+
+def test_a_playlist_in_disguise_opens_nothing(tmp_path, make_sound):
+    make_sound(tmp_path / "secret.wav", tone(16_000), 16_000)
+    playlist = tmp_path / "a.mp3"
+    for text in ("ffconcat version 1.0\nfile secret.wav\n", "#EXTM3U\n#EXTINF:1,\nsecret.wav\n#EXT-X-ENDLIST\n"):
+        playlist.write_text(text)
+        refusal(playlist)
+
+
+def test_a_name_with_a_colon_is_a_file(tmp_path, make_sound):
+    file = make_sound(tmp_path / "a.wav", tone(16_000), 16_000).rename(tmp_path / "http:speech.wav")
+    assert decode_audio(file).duration == 1.0
