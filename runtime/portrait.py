@@ -1,6 +1,7 @@
 """The portrait: any photo as RGB pixels, cropped to the output's shape or squashed as upstream does."""
 
 import logging
+import struct
 import warnings
 from pathlib import Path
 
@@ -14,6 +15,7 @@ log = logging.getLogger("vexpress")
 MIN_SIDE = 64
 MAX_PIXELS = 100_000_000
 MAX_FILE_BYTES = 512 << 20
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # Pillow knows formats that run other programs
 FACE_HEIGHT = 0.45  # where a face's centre comes to lie in a crop, as a share of its height
 
 
@@ -21,8 +23,8 @@ def load_portrait(path: Path, *, minimum: tuple[int, int] | None = None, upstrea
     """The picture as uint8 RGB [H, W, 3].
 
     It is turned as its EXIF data says and transparent parts become white; `upstream` does neither, as the original. A
-    picture smaller than `minimum` (width, height) is warned about. Raises UserError when the file is missing, empty,
-    huge, damaged, no picture, or below 64 pixels.
+    picture smaller than `minimum` (width, height) and an animation are warned about. Raises UserError when the file is
+    missing, empty, huge, damaged, no picture, or below 64 pixels.
     """
     path = Path(path)
     if not path.is_file():
@@ -41,7 +43,10 @@ def load_portrait(path: Path, *, minimum: tuple[int, int] | None = None, upstrea
             f"{path} has {image.width}x{image.height} pixels, fewer than the output's {minimum[0]}x{minimum[1]}: "
             "the face will be soft, a larger portrait is better"
         )
-    return np.asarray(image.convert("RGB") if upstream else _rgb(image))
+    try:
+        return np.asarray(image.convert("RGB") if upstream else _rgb(image))
+    except ValueError:
+        raise UserError(f"{path} has colours of an unknown kind ({image.mode}): save it as an RGB picture") from None
 
 
 def crop_to_aspect(
@@ -56,10 +61,9 @@ def crop_to_aspect(
     scale = min(full_width / width, full_height / height)
     part_width, part_height = width * scale, height * scale
     x, y = (full_width / 2, full_height / 2) if centre is None else centre
-    left = float(np.clip(x - part_width / 2, 0, full_width - part_width))
-    share = 0.5 if centre is None else FACE_HEIGHT
-    top = float(np.clip(y - part_height * share, 0, full_height - part_height))
-    box = (left, top, left + part_width, top + part_height)
+    left = _clamped(x - part_width / 2, full_width - part_width)
+    top = _clamped(y - part_height * (0.5 if centre is None else FACE_HEIGHT), full_height - part_height)
+    box = (left, top, min(left + part_width, full_width), min(top + part_height, full_height))
     resized = Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS, box=box)
     return np.asarray(resized), (left, top, part_width, part_height)
 
@@ -82,30 +86,46 @@ def upstream_detector_input(image: np.ndarray, width: int, height: int) -> np.nd
     return cv2.resize(image, (width, height))
 
 
+def _clamped(start: float, room: float) -> float:
+    """A part's start, moved inside; `room` is what the part leaves, which rounding may make slightly negative."""
+    return float(min(max(start, 0.0), max(room, 0.0)))
+
+
 def _read(path: Path, turn: bool) -> Image.Image:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path)
+            warnings.simplefilter("ignore")  # about bombs and odd metadata: the limit below and the pixels decide
+            image = Image.open(path, formats=_FORMATS)
             if image.width * image.height > MAX_PIXELS:
                 raise UserError(
                     f"{path} has {image.width}x{image.height} pixels, over the limit of {MAX_PIXELS // 10**6} million: "
                     "reduce it first"
                 )
+            if getattr(image, "is_animated", False) and image.format != "MPO":
+                log.warning(f"{path} is an animation: its first picture is the portrait")
             image.load()
-            return ImageOps.exif_transpose(image) if turn else image
+            return _turned(image) if turn else image
     except UnidentifiedImageError:
         raise UserError(f"{path} is not a picture that can be read: give a JPEG, PNG or WebP") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as problem:
+    except Image.DecompressionBombError:
+        raise UserError(f"{path} has far too many pixels: reduce it to {MAX_PIXELS // 10**6} million at most") from None
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error) as problem:
         raise UserError(f"{path} is damaged ({problem}): give another portrait") from None
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except (ValueError, SyntaxError, TypeError, KeyError, ZeroDivisionError, struct.error):
+        return image  # damaged metadata says nothing about the pixels
 
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):  # 16 and 32 bits: Pillow's own conversion would clip instead of scale
-        values = np.asarray(image, dtype=np.float64)
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
         top = 65535.0 if image.mode.startswith("I") else max(float(values.max()), 1.0)
         return Image.fromarray((np.clip(values / top, 0, 1) * 255).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
+    if "transparency" in image.info or image.mode.lower() in ("rgba", "la", "pa"):
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
     return image.convert("RGB")
