@@ -63,7 +63,7 @@ def crop_to_aspect(
     x, y = (full_width / 2, full_height / 2) if centre is None else centre
     left = _clamped(x - part_width / 2, full_width - part_width)
     top = _clamped(y - part_height * (0.5 if centre is None else FACE_HEIGHT), full_height - part_height)
-    box = (left, top, min(left + part_width, full_width), min(top + part_height, full_height))
+    box = (left, top, left + part_width, top + part_height)
     resized = Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS, box=box)
     return np.asarray(resized), (left, top, part_width, part_height)
 
