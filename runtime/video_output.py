@@ -3,7 +3,7 @@
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -11,16 +11,14 @@ from typing import Self
 
 import av
 import numpy as np
-from av.video.reformatter import ColorRange, Colorspace
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.files import atomic_path
-from vexpress_trt.runtime.audio_input import opened
+from vexpress_trt.runtime.audio_input import opened, sound_planes
 
-_BT709 = 1  # the code point of primaries, transfer and matrix in H.264's colour description
-_VIDEO_OPTIONS = {"crf": "18", "preset": "medium"}
-_AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
-_MAX_AUDIO_RATE = 48_000
+_BT709 = 1  # the code point of primaries, transfer and matrix in H.264's colour description (ITU-T H.273)
+_AAC_RATES = (48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
 
 
 def check_output_path(path: Path) -> None:
@@ -42,34 +40,54 @@ class VideoWriter:
     """Encodes frames as they come, with the sound of a file, trimmed to the video's length.
 
     Use as a context manager. The file appears at `path` when the block ends without an exception; its folder is made
-    when missing. Raises UserError where the disk is full or not writable.
+    when missing. Memory is bounded, however long the clip: sound is decoded and encoded just ahead of the picture.
+    Raises UserError where the disk is full or not writable, or the sound is not readable.
     """
 
-    def __init__(self, path: Path, width: int, height: int, fps: float, *, audio_path: Path, frames: int) -> None:
-        """`frames`: how many will be written; the sound ends with the last one."""
+    def __init__(
+        self,
+        path: Path,
+        width: int,
+        height: int,
+        fps: float | Fraction,
+        *,
+        audio_path: Path,
+        frames: int,
+        crf: int = 18,
+        preset: str = "medium",
+    ) -> None:
+        """`frames`: how many will be written; the sound ends with the last one. `crf`, `preset`: x264's own scale."""
         self._path = Path(path)
         self._size = (width, height)
         self._rate = Fraction(fps).limit_denominator(100_000)
         self._audio_path = Path(audio_path)
         self._frames = frames
+        self._options = {"crf": str(crf), "preset": preset}
         self._written = 0
+        self._reformatter = VideoReformatter()
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            media = stack.enter_context(opened(self._audio_path))
+            _make_folder(self._path)
             temporary = stack.enter_context(atomic_path(self._path))
-            self._output = av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"})
-            stack.callback(self._output.close)
+            self._output = stack.enter_context(_muxer(temporary))
             self._video = self._add_video()
-            self._sound = _Sound(self._audio_path, self._output, self._frames / self._rate, stack)
+            self._sound = _Sound(media, self._audio_path, self._output, self._frames / self._rate)
             self._stack = stack.pop_all()
         return self
 
     def write(self, frame: np.ndarray) -> None:
-        """Encode the next frame, uint8 RGB [H, W, 3]."""
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24").reformat(
-            format="yuv420p",
+        """Encode the next frame, uint8 RGB [H, W, 3]. Raises ValueError for another size."""
+        width, height = self._size
+        if frame.shape != (height, width, 3):
+            raise ValueError(f"expected a frame of shape {(height, width, 3)}, got {frame.shape}")
+        picture = self._reformatter.reformat(
+            av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24"),
+            width,
+            height,
+            "yuv420p",
             src_colorspace=Colorspace.ITU709,
             dst_colorspace=Colorspace.ITU709,
             src_color_range=ColorRange.JPEG,
@@ -92,7 +110,7 @@ class VideoWriter:
             self._sound.finish()
 
     def _add_video(self) -> av.VideoStream:
-        stream = self._output.add_stream("libx264", rate=self._rate, options=dict(_VIDEO_OPTIONS))
+        stream = self._output.add_stream("libx264", rate=self._rate, options=self._options)
         stream.width, stream.height = self._size
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context
@@ -103,20 +121,23 @@ class VideoWriter:
 
 
 class _Sound:
-    """A sound file re-encoded to AAC piece by piece, just ahead of the picture."""
+    """A sound file re-encoded to AAC piece by piece: its own rate up to 48 kHz, mono or stereo."""
 
-    def __init__(self, path: Path, output: av.container.OutputContainer, seconds: Fraction, stack: ExitStack) -> None:
-        media = stack.enter_context(opened(path))
+    def __init__(
+        self,
+        media: av.container.InputContainer,
+        path: Path,
+        output: av.container.OutputContainer,
+        seconds: Fraction,
+    ) -> None:
         source = media.streams.audio[0]
-        rate = next(rate for rate in _AAC_RATES if rate <= min(source.rate, _MAX_AUDIO_RATE) or rate == _AAC_RATES[-1])
-        layout = "mono" if source.channels == 1 else "stereo"
+        self._rate = next((rate for rate in _AAC_RATES if rate <= source.rate), _AAC_RATES[-1])
+        self._layout = "mono" if source.channels == 1 else "stereo"
         self._output = output
-        self._rate = rate
-        self._layout = layout
-        self._stream = output.add_stream("aac", rate=rate, layout=layout)
-        self._left = round(seconds * rate)
+        self._stream = output.add_stream("aac", rate=self._rate, layout=self._layout)
+        self._left = round(seconds * self._rate)
         self._position = 0
-        self._pieces = _planar(media, layout, rate)
+        self._pieces = sound_planes(media, path, rate=self._rate, layout=self._layout)
 
     def write_until(self, seconds: Fraction) -> None:
         """Encode what sounds before this time."""
@@ -139,10 +160,21 @@ class _Sound:
         self._output.mux(self._stream.encode(None))
 
 
-def _planar(media: av.container.InputContainer, layout: str, rate: int) -> Iterator[np.ndarray]:
-    resampler = av.AudioResampler(format="fltp", layout=layout, rate=rate)
-    for frame in media.decode(audio=0):
-        for piece in resampler.resample(frame):
-            yield piece.to_ndarray()
-    for piece in resampler.resample(None):
-        yield piece.to_ndarray()
+@contextmanager
+def _muxer(path: Path) -> Iterator[av.container.OutputContainer]:
+    """An MP4 being written; whatever went wrong in the block is not hidden by what then goes wrong in closing it."""
+    output = av.open(f"file:{path}", "w", format="mp4", options={"movflags": "faststart"})
+    try:
+        yield output
+    except BaseException:
+        with suppress(av.FFmpegError, OSError):
+            output.close()
+        raise
+    output.close()
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise UserError(f"cannot write {path}: {os.strerror(problem.errno).lower()}; choose another folder") from None
