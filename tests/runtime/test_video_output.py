@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from vexpress_trt.engines.errors import UserError
+from vexpress_trt.runtime import video_output
 from vexpress_trt.runtime.video_output import VideoWriter, check_output_path
 
 WIDTH, HEIGHT = 96, 64
@@ -200,10 +201,25 @@ def test_a_frame_of_another_size_is_a_programming_error(tmp_path, wav):
 def test_sound_is_read_only_as_far_as_the_picture_goes(tmp_path, make_sound):
     """A long clip's sound is never held in memory: after one frame, less than half a second of it was decoded."""
     audio = make_sound(tmp_path / "a.wav", np.full((1, 16_000 * 30), 0.1), 16_000)
-    with VideoWriter(tmp_path / "a.mp4", WIDTH, HEIGHT, 30, audio_path=audio, frames=2) as writer:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        VideoWriter(tmp_path / "a.mp4", WIDTH, HEIGHT, 30, audio_path=audio, frames=900) as writer,
+    ):
         writer.write(flat())
-        assert writer._sound._position < 8_000
-        writer.write(flat())
+        assert 0 < writer._sound._position < 8_000
+        raise KeyboardInterrupt
+
+
+def test_an_error_in_closing_does_not_hide_the_first_one(tmp_path, wav, monkeypatch):
+    class Broken:
+        def close(self) -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(video_output.av, "open", lambda *arguments, **options: Broken())
+    with pytest.raises(KeyboardInterrupt), video_output._muxer(tmp_path / "a.mp4"):
+        raise KeyboardInterrupt
+    with pytest.raises(OSError, match="Input/output"), video_output._muxer(tmp_path / "a.mp4"):
+        pass
 
 
 def test_output_paths_are_checked_before_work_starts(tmp_path):
