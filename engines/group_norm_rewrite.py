@@ -13,12 +13,12 @@ _FLOAT = onnx.TensorProto.FLOAT
 
 def rewrite_group_norm(model: onnx.ModelProto) -> int:
     """Replace in place every `GroupNormalization` whose scale is a float32 initializer; returns how many were."""
-    kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    weights = {tensor.name: tensor for tensor in model.graph.initializer if tensor.data_type == _FLOAT}
     nodes: list[onnx.NodeProto] = []
     replaced = 0
     for node in model.graph.node:
-        if node.op_type == "GroupNormalization" and node.domain == "" and kinds.get(node.input[1]) == _FLOAT:
-            nodes += _replacement(node, model.graph, replaced)
+        if node.op_type == "GroupNormalization" and node.domain == "" and node.input[1] in weights:
+            nodes += _replacement(node, model.graph, weights[node.input[1]].dims[0], replaced)
             replaced += 1
         else:
             nodes.append(node)
@@ -27,7 +27,7 @@ def rewrite_group_norm(model: onnx.ModelProto) -> int:
     return replaced
 
 
-def _replacement(node: onnx.NodeProto, graph: onnx.GraphProto, number: int) -> list[onnx.NodeProto]:
+def _replacement(node: onnx.NodeProto, graph: onnx.GraphProto, channels: int, number: int) -> list[onnx.NodeProto]:
     attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
     groups = attributes["num_groups"]
     prefix = f"group_norm_{number}"
@@ -40,20 +40,22 @@ def _replacement(node: onnx.NodeProto, graph: onnx.GraphProto, number: int) -> l
     integer = onnx.TensorProto.INT64
     split = constant("split", [0, groups, -1], integer)
     one, zero = constant("one", [1.0] * groups, _FLOAT), constant("zero", [0.0] * groups, _FLOAT)
-    per_channel = constant("per_channel", [-1, 1, 1], integer)
+    flat = constant("flat", [0, channels, -1], integer)  # whatever axes follow the channels
+    per_channel = constant("per_channel", [-1, 1], integer)
     epsilon = attributes.get("epsilon", 1e-5)
     steps = [
         ("Reshape", [data, split], "grouped", {}),
         ("InstanceNormalization", ["grouped", one, zero], "normal", {"epsilon": epsilon}),
-        ("Shape", [data], "shape", {}),
-        ("Reshape", ["normal", "shape"], "whole", {}),
+        ("Reshape", ["normal", flat], "whole", {}),
         ("Reshape", [scale, per_channel], "scale", {}),
         ("Reshape", [bias, per_channel], "bias", {}),
         ("Mul", ["whole", "scale"], "scaled", {}),
+        ("Add", ["scaled", "bias"], "shifted", {}),
+        ("Shape", [data], "shape", {}),
     ]
     own = {output: f"{prefix}_{output}" for _, _, output, _ in steps}
     nodes = [
         helper.make_node(kind, [own.get(name, name) for name in inputs], [own[output]], **settings)
         for kind, inputs, output, settings in steps
     ]
-    return [*nodes, helper.make_node("Add", [own["scaled"], own["bias"]], [node.output[0]])]
+    return [*nodes, helper.make_node("Reshape", [own["shifted"], own["shape"]], [node.output[0]])]
