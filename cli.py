@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vexpress_trt.engines.errors import UserError
+from vexpress_trt.export.hub_sources import PART_NAMES
 from vexpress_trt.runtime.request import BACKENDS, DTYPES, GenerationRequest
 
 PRECISIONS = ("fp32", "fp16", "bf16")
@@ -30,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"vexpress: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("vexpress: interrupted, nothing was left behind", file=sys.stderr)
+        print("vexpress: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output went away: silence the interpreter's complaint at exit
@@ -43,7 +44,7 @@ def _generate(args: argparse.Namespace) -> int:
     if request.output_path is None:
         raise UserError("--output_path is missing: name the MP4 to write.")
 
-    from vexpress_trt.runtime.generate import write_video
+    from vexpress_trt.runtime.generation import write_video
     from vexpress_trt.runtime.progress import Reporter
 
     with Reporter(quiet=args.quiet) as reporter:
@@ -55,12 +56,13 @@ def _generate(args: argparse.Namespace) -> int:
 def _export(args: argparse.Namespace) -> int:
     from vexpress_trt.export.command import run_export
 
-    if (args.checkpoints is None) == (args.random is None):
-        raise UserError("Give either --checkpoints DIR (official weights) or --random tiny|full.")
+    if args.checkpoints is None and args.random is None:
+        raise UserError("Give --checkpoints DIR (official weights), or --random tiny|mid|full.")
     run_export(
         args.bundle,
         checkpoints=args.checkpoints,
         random=args.random,
+        random_seed=args.random_seed,
         precisions=tuple(args.precision),
         image_width=args.image_width,
         image_height=args.image_height,
@@ -85,7 +87,7 @@ def _verify(args: argparse.Namespace) -> int:
 def _fetch(args: argparse.Namespace) -> int:
     from vexpress_trt.export.fetch import fetch
 
-    fetch(args.checkpoints, parts=args.parts, endpoint=args.endpoint, assume_yes=args.yes)
+    fetch(args.checkpoints, parts=args.parts, endpoint=args.endpoint, assume_yes=args.yes, replace=args.replace)
     return 0
 
 
@@ -173,7 +175,12 @@ def _parser() -> argparse.ArgumentParser:
         commands, "export", _export, "checkpoints -> bundle of typed ONNX graphs (needs the export extra)"
     )
     command.add_argument("--checkpoints", type=Path, metavar="DIR", help="folder of the official checkpoints")
-    command.add_argument("--random", choices=("tiny", "full"), help="make random checkpoints of this size instead")
+    command.add_argument(
+        "--random",
+        choices=("tiny", "mid", "full"),
+        help="make random ones of this size first, in --checkpoints if given",
+    )
+    command.add_argument("--random_seed", type=int, default=0, help="seed of --random")
     command.add_argument("--bundle", type=Path, required=True, metavar="DIR", help="bundle to write")
     command.add_argument("--precision", type=_precisions, default=("fp32", "fp16"), help="list, default fp32,fp16")
     command.add_argument("--image_width", type=int, default=512, help="default output width, a multiple of 8")
@@ -194,8 +201,9 @@ def _parser() -> argparse.ArgumentParser:
         commands, "fetch", _fetch, "download the official weights (needs the export extra and a network)"
     )
     command.add_argument("--checkpoints", type=Path, required=True, metavar="DIR", help="folder to fill")
-    command.add_argument("--parts", nargs="+", metavar="PART", help="only these parts (default: all)")
+    command.add_argument("--parts", nargs="+", metavar="PART", help=f"only these of {', '.join(PART_NAMES)}")
     command.add_argument("--endpoint", metavar="URL", help="another model hub")
+    command.add_argument("--replace", action="store_true", help="overwrite files in the way that were not fetched")
     command.add_argument("--yes", action="store_true", help="accept sizes and licences without asking")
 
     command = _command(commands, "bench", _bench, "seconds and peak memory of every stage of a bundle")

@@ -9,7 +9,7 @@ import numpy as np
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.manifest import ModelConfig
 from vexpress_trt.runtime import advice
-from vexpress_trt.runtime.audio_input import Audio, decode_audio
+from vexpress_trt.runtime.audio_input import Audio, decode_audio, measure
 from vexpress_trt.runtime.faces.face import Face
 from vexpress_trt.runtime.faces.select import load_detector
 from vexpress_trt.runtime.keypoints import crop_track, interpolate_track, resample_track, retarget, share_outside
@@ -52,8 +52,28 @@ def prepare_clip(request: GenerationRequest, model: ModelConfig) -> Clip:
     plan, length, fps = _plan(request, audio, request.context_frames or model.context_frames)
     portrait = (_UpstreamPortrait if request.upstream else _Portrait)(request, width, height)
     points = _head_path(request, portrait, length, fps)
+    _advise(request, audio, portrait, points)
     held = np.repeat(points[-1:], plan.frames - length, axis=0)
     return Clip(portrait.tensor, audio, np.concatenate([points, held]), plan, length, fps, width, height)
+
+
+def _advise(
+    request: GenerationRequest, audio: Audio, portrait: "_Portrait | _UpstreamPortrait", points: np.ndarray
+) -> None:
+    """Log what is doubtful. A face is not looked for only to comment on it."""
+    height, width = portrait.original.shape[:2]
+    lines = [
+        advice.blurred_portrait(portrait.original),
+        advice.doubtful_audio(measure(audio.samples)),
+        advice.unusual_weights(request.reference_attention_weight, request.audio_attention_weight),
+        advice.unusual_fps(request.fps),
+        advice.long_audio(audio.duration, frugal=request.save_gpu_memory),
+    ]
+    if portrait.found is not None:
+        lines.append(advice.placed_face(portrait.found, width, height))
+        lines.append(advice.distant_pose(points, portrait.points, request.strategy))
+    for line in filter(None, lines):
+        log.warning(line)
 
 
 def _plan(request: GenerationRequest, audio: Audio, window: int) -> tuple[WindowPlan, int, float]:
@@ -80,6 +100,7 @@ class _Portrait:
     def __init__(self, request: GenerationRequest, width: int, height: int) -> None:
         self.request = request
         self.size = (width, height)
+        self.found: Face | None = None
         self.original = load_portrait(request.reference_image_path, minimum=self.size)
         same_shape = self.original.shape[1] * height == self.original.shape[0] * width
         centre = None if same_shape or request.crop == "center" else self._face.points.mean(axis=0)
@@ -93,30 +114,41 @@ class _Portrait:
     @cached_property
     def points(self) -> np.ndarray:
         """The face's key points in output pixels, [3, 2]."""
-        height, width = self.original.shape[:2]
-        return crop_track(self._face.points, (width, height), (width, height), self.crop, self.size)
-
-    @cached_property
-    def _face(self) -> Face:
-        faces = load_detector(self.request.detector, self.request.face_model_dir).detect(self.original)
-        return only_face(faces, self.request)
+        return self._place(self._face.points, self._original_size)
 
     def place(self, points: np.ndarray, track_size: tuple[int, int]) -> np.ndarray:
-        """A track's points in output pixels: its frame shows what the whole portrait shows."""
-        height, width = self.original.shape[:2]
-        placed = crop_track(points, track_size, (width, height), self.crop, self.size)
+        """A track's points in output pixels: its frame shows what the whole portrait shows.
+
+        Raises UserError when most of them fall outside the picture.
+        """
+        placed = self._place(points, track_size)
         outside = share_outside(placed, *self.size)
         if outside > MOSTLY:
             raise UserError(
-                f"{self.request.kps_path}: {outside:.0%} of the key points lie outside the {self.size[0]}x{self.size[1]} "
-                f"picture; the track counts pixels of a {track_size[0]}x{track_size[1]} frame unless --kps_size says "
-                "otherwise."
+                f"{self.request.kps_path}: {outside:.0%} of the key points lie outside the picture of "
+                f"{self.size[0]}x{self.size[1]}; they were taken as pixels of a {track_size[0]}x{track_size[1]} frame, "
+                "give its true size with --kps_size W,H."
             )
         return placed
+
+    @property
+    def _original_size(self) -> tuple[int, int]:
+        height, width = self.original.shape[:2]
+        return width, height
+
+    def _place(self, points: np.ndarray, frame_size: tuple[int, int]) -> np.ndarray:
+        return crop_track(points, frame_size, self._original_size, self.crop, self.size)
+
+    @cached_property
+    def _face(self) -> Face:
+        self.found = only_face(_detect(self.request, self.original), self.request)
+        return self.found
 
 
 class _UpstreamPortrait:
     """The portrait squashed to the output's size as upstream does; track points are output pixels already."""
+
+    found: Face | None = None  # where it is in the squashed picture says nothing about the original
 
     def __init__(self, request: GenerationRequest, width: int, height: int) -> None:
         self.request = request
@@ -127,13 +159,16 @@ class _UpstreamPortrait:
     @cached_property
     def points(self) -> np.ndarray:
         """The first detected face's key points in output pixels, [3, 2]."""
-        squashed = upstream_detector_input(self.original, *self.size)
-        faces = load_detector(self.request.detector, self.request.face_model_dir).detect(squashed)
+        faces = _detect(self.request, upstream_detector_input(self.original, *self.size))
         return only_face(faces[:1], self.request).points
 
     def place(self, points: np.ndarray, track_size: tuple[int, int]) -> np.ndarray:
         """The points as they are."""
         return points
+
+
+def _detect(request: GenerationRequest, image: np.ndarray) -> list[Face]:
+    return load_detector(request.detector, request.face_model_dir).detect(image)
 
 
 def _head_path(
@@ -158,8 +193,8 @@ def only_face(faces: list[Face], request: GenerationRequest) -> Face:
     """The one face a portrait is of. Raises UserError when there is none, or several that could be meant."""
     if not faces:
         raise UserError(
-            f"{request.reference_image_path}: no face found, and the strategy {request.strategy} or the crop needs one; "
-            "give a clearer frontal portrait, or a key-point track with --retarget_strategy no_retarget --crop center."
+            f"{request.reference_image_path}: no face found, and {request.strategy} or the crop needs one; "
+            "give a clear frontal portrait, or a track with --retarget_strategy no_retarget --crop center."
         )
     areas = [float(np.prod(face.box[2:] - face.box[:2])) for face in faces]
     if len(faces) > 1:

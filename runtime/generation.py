@@ -1,19 +1,24 @@
 """Generation: portrait, speech and key points in, frames out as they become final."""
 
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from math import prod
 
 import numpy as np
+import psutil
 
 from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.selection import choose_engines
+from vexpress_trt.runtime import advice
 from vexpress_trt.runtime.audio_features import AudioFeatures, normalise
 from vexpress_trt.runtime.clip import Clip, prepare_clip
 from vexpress_trt.runtime.denoise import denoise
 from vexpress_trt.runtime.engine_pool import EnginePool
+from vexpress_trt.runtime.estimate import estimate_bytes, estimate_seconds
 from vexpress_trt.runtime.latent_store import LatentStore
 from vexpress_trt.runtime.median import filtered
 from vexpress_trt.runtime.memory import peak_memory_mib
@@ -28,6 +33,7 @@ from vexpress_trt.runtime.video_output import VideoWriter, check_output_path
 from vexpress_trt.runtime.windows import latency_order
 from vexpress_trt.runtime.workspace import Workspace
 
+log = logging.getLogger("vexpress")
 FEATURE_BUDGET = 256 << 20  # bytes of key-point features remembered; none with save_gpu_memory
 
 
@@ -59,6 +65,7 @@ class Generation:
             )
             self._check_model()
             self.clip: Clip = prepare_clip(request, self._bundle.manifest.model)
+            self._advise_cost()
         self._calls = self._calls_before_first = 0
         self._first_frame_after: float | None = None
         self._summary: Summary | None = None
@@ -104,9 +111,12 @@ class Generation:
         self._report(ProgressEvent("speech", 0))
         with self.watch.stage("speech"):
             hidden = workspace.keep(encode_audio(engines, normalise(clip.audio.samples)))
-            features = AudioFeatures(
-                hidden, clip.length, clip.fps, request.num_pad_audio_frames, clip.audio.duration, request.upstream
-            )
+            if request.upstream:
+                features = AudioFeatures.stretched(hidden, clip.length, request.num_pad_audio_frames)
+            else:
+                features = AudioFeatures.timed(
+                    hidden, clip.audio.duration, clip.fps, self._hidden_rate(), request.num_pad_audio_frames
+                )
             return project_audio(engines, features, clip.plan.frames, workspace.allocate)
 
     def _latents(
@@ -161,6 +171,29 @@ class Generation:
         total = self.clip.plan.windows * steps
         self._report(ProgressEvent("denoise", self._calls, total, detail, final, self.clip.length))
 
+    def _hidden_rate(self) -> float:
+        """Hidden states of the audio encoder per second: its convolutions' strides divide the sample rate."""
+        strides = self._bundle.manifest.networks["wav2vec2"]["conv_stride"]
+        return self._bundle.manifest.model.audio_sample_rate / prod(strides)
+
+    def _advise_cost(self) -> None:
+        """Log when memory will be short or the run long."""
+        request, clip, model, choice = self.request, self.clip, self._bundle.manifest.model, self._choice
+        size = {
+            "frames": clip.plan.window,
+            "halves": 2 if request.guidance_scale > 1.0 else 1,
+            "latent_pixels": clip.width * clip.height // model.vae_scale_factor**2,
+        }
+        needed = estimate_bytes(self._bundle, choice.precision, frugal=request.save_gpu_memory, **size)
+        calls = {"windows": clip.plan.windows, "steps": request.num_inference_steps}
+        seconds = estimate_seconds(self._bundle, choice.precision, choice.dtype, **calls, **size)
+        lines = (
+            advice.short_memory(needed, psutil.virtual_memory().available, frugal=request.save_gpu_memory),
+            advice.long_run(seconds),
+        )
+        for line in filter(None, lines):
+            log.warning(line)
+
     def _check_model(self) -> None:
         """What the request asks for and this model cannot do."""
         request, model = self.request, self._bundle.manifest.model
@@ -168,7 +201,7 @@ class Generation:
         if rows != model.audio_window_rows:
             pad = (model.audio_window_rows // 2 - 1) // 2
             raise UserError(
-                f"--num_pad_audio_frames {request.num_pad_audio_frames}: this bundle was trained with {pad}; leave it out."
+                f"--num_pad_audio_frames {request.num_pad_audio_frames}: this bundle takes {pad}; leave it out."
             )
         if (request.context_frames or 0) > model.max_context_frames:
             raise UserError(

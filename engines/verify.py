@@ -1,0 +1,170 @@
+"""Do a bundle's graphs compute, on this machine's backends, what the torch modules computed when it was exported?
+
+A bundle holds small test vectors: the inputs are made from a counter-based generator, so only the outputs of the FP32
+torch modules are stored, each thinned to a few thousand values.
+"""
+
+import json
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+
+from vexpress_trt.engines.bundle import Bundle
+from vexpress_trt.engines.dims import evaluate
+from vexpress_trt.engines.engine import Engine, load_engine
+from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.manifest import GraphSpec, TensorSpec
+
+VECTOR_FOLDER = "parity"
+MAX_VALUES = 4096  # stored per output
+
+# Signal to error, in dB, below which a graph is wrong rather than rounded. Rounding alone gives about 110 (fp32), 55 to
+# 75 (fp16) and 35 to 45 (bf16) on these networks; a wrong weight or axis gives less than 20.
+THRESHOLDS_DB = {"fp32": 80.0, "fp16": 40.0, "bf16": 25.0}
+
+# FP32 matrix products on a GPU's tensor cores (TF32) have ten bits of mantissa, as FP16.
+_TF32_DB = THRESHOLDS_DB["fp16"]
+_CPU_BACKENDS = ("onnxruntime", "openvino", "torch")
+
+
+@dataclass(frozen=True)
+class ParityResult:
+    """How far a graph on a backend is from its FP32 torch module: the worst of its outputs."""
+
+    graph: str
+    precision: str
+    backend: str
+    output: str
+    snr_db: float
+    max_abs: float
+    threshold_db: float
+
+    @property
+    def passed(self) -> bool:
+        return self.snr_db >= self.threshold_db
+
+
+def verify_bundle(
+    bundle: Bundle,
+    backend: str = "auto",
+    precision: str | None = None,
+    *,
+    dtype: str | None = None,
+    threads: int | None = None,
+    graphs: Collection[str] | None = None,
+    report: Callable[[ParityResult], None] = lambda result: None,
+) -> list[ParityResult]:
+    """Run every graph (or those in `graphs`) of one precision on `backend` and compare with the stored outputs.
+
+    `backend`, `precision`, `dtype` and `threads` are those of `load_engine`; `report` is called with each result as it
+    is known. One engine is loaded at a time. Raises UserError when an engine cannot be loaded or vectors are missing.
+    """
+    names = [name for name in dict.fromkeys(spec.name for spec in bundle.manifest.graphs) if not graphs or name in graphs]
+    results = []
+    for name in names:
+        with load_engine(bundle, name, backend=backend, precision=precision, dtype=dtype, threads=threads) as engine:
+            result = verify_engine(bundle, engine, dtype=dtype)
+        report(result)
+        results.append(result)
+    return results
+
+
+def verify_engine(bundle: Bundle, engine: Engine, *, dtype: str | None = None) -> ParityResult:
+    """Compare one loaded engine with its graph's stored outputs; `dtype` is what it was told to compute in, if so."""
+    spec = engine.spec
+    sizes, expected = read_vectors(bundle.path(vector_path(spec.name)))
+    threshold = min(THRESHOLDS_DB[name] for name in (spec.precision, dtype) if name in THRESHOLDS_DB)
+    if engine.backend not in _CPU_BACKENDS:
+        threshold = min(threshold, _TF32_DB)
+    outputs = engine.run(**vector_inputs(spec, sizes))
+    worst = min((compare(expected[t.name], thin(outputs[t.name])) + (t.name,) for t in spec.outputs), key=_badness)
+    return ParityResult(spec.name, spec.precision, engine.backend, worst[2], worst[0], worst[1], threshold)
+
+
+def compare(expected: np.ndarray, actual: np.ndarray) -> tuple[float, float]:
+    """(signal to error in dB, largest absolute error); (-inf, inf) where `actual` has another shape or is not finite."""
+    if expected.shape != actual.shape or not np.isfinite(actual).all():
+        return -math.inf, math.inf
+    error = actual.astype(np.float64) - expected
+    power = float(np.square(expected, dtype=np.float64).sum())
+    noise = float(np.square(error).sum())
+    snr = 300.0 if noise == 0 else 10 * math.log10(max(power, 1e-300) / noise)
+    return min(snr, 300.0), float(np.abs(error).max(initial=0.0))
+
+
+def vector_inputs(spec: GraphSpec, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """Inputs for `spec` when its symbols have these `sizes`: the same values on every machine and in every precision.
+
+    They are multiples of 1/64 between -2 and 2 (standard deviation 1.2), which every precision holds exactly; [0, 1) for
+    pictures of key points, whole numbers for timesteps, and V-Express's usual values for the two weights.
+    """
+    arrays = {}
+    for tensor in spec.inputs:
+        shape = tuple(evaluate(dimension, sizes) for dimension in tensor.shape)
+        arrays[tensor.name] = _values(spec, tensor, shape).astype(_numpy_dtype(tensor.dtype))
+    return arrays
+
+
+def vector_path(graph: str) -> str:
+    """Where in the bundle a graph's test vectors lie."""
+    return f"{VECTOR_FOLDER}/{graph}.npz"
+
+
+def write_vectors(path: Path, sizes: Mapping[str, int], outputs: Mapping[str, np.ndarray]) -> None:
+    """Store the symbols' sizes and the thinned outputs of the FP32 torch module."""
+    arrays = {f"output.{name}": thin(array) for name, array in outputs.items()}
+    np.savez(path, sizes=np.array(json.dumps(dict(sizes))), **arrays)
+
+
+def read_vectors(path: Path) -> tuple[dict[str, int], dict[str, np.ndarray]]:
+    """The sizes and thinned outputs of `write_vectors`. Raises UserError when the file is missing or is no such file."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            sizes = {str(name): int(size) for name, size in json.loads(str(file["sizes"])).items()}
+            outputs = {name.removeprefix("output."): file[name] for name in file.files if name != "sizes"}
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing, so there is nothing to compare with: export the bundle again") from None
+    except (OSError, ValueError, KeyError, AttributeError) as problem:
+        raise UserError(f"{path} holds no test vectors ({problem}): export the bundle again") from None
+    return sizes, outputs
+
+
+def thin(array: np.ndarray) -> np.ndarray:
+    """At most MAX_VALUES values, evenly spaced over the flattened array, as float32.
+
+    The spacing is odd, so that it does not fall on the same column of every row of an even width.
+    """
+    step = -(-array.size // MAX_VALUES)
+    return np.asarray(array).reshape(-1)[:: step + (step > 1 and step % 2 == 0)].astype(np.float32)
+
+
+def _values(spec: GraphSpec, tensor: TensorSpec, shape: tuple[int, ...]) -> np.ndarray:
+    if tensor.name == "reference_weight":
+        return np.full(shape, 0.95)
+    if tensor.name == "audio_weight":
+        return np.full(shape, 3.0)
+    # Bytes of Philox itself: what NumPy makes of them (normal deviates) may change between its versions.
+    key = int.from_bytes(sha256(f"{spec.name}/{tensor.name}".encode()).digest()[:16], "little")
+    count = math.prod(shape)
+    raw = np.random.Philox(key=key).random_raw(-(-count // 8)).astype("<u8").view(np.uint8)[:count].reshape(shape)
+    if tensor.name == "timestep":
+        return 3.0 * raw + 100  # 100 to 865, as diffusion timesteps are below 1000
+    if tensor.name == "rgb":
+        return raw / 256.0
+    return (raw.astype(np.float64) - 127.5) / 64
+
+
+def _numpy_dtype(name: str) -> np.dtype:
+    if name == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(name)
+
+
+def _badness(entry: tuple[float, float, str]) -> float:
+    return entry[0]

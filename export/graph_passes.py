@@ -1,0 +1,141 @@
+"""Passes over an exported ONNX graph: smaller, and readable for people and parsers."""
+
+import ast
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common
+from onnxscript import rewriter
+from onnxscript.optimizer import _constant_folding as folding
+
+_SCOPES = "pkg.torch.onnx.name_scopes"
+
+
+def tidy(model: ir.Model, *, symbols: Mapping[str, str]) -> None:
+    """All passes, in place. `symbols` renames symbolic dimensions (`{"s48": "N"}`).
+
+    Parameters keep their names, layouts and bytes: an engine may load them by name, and two graphs may share them.
+    """
+    parameters = set(model.graph.initializers)
+    rename_symbols(model, symbols)
+    _optimise(model, parameters)
+    simplify_reshapes(model)
+    _merge_constants(model, parameters)
+    common.CommonSubexpressionEliminationPass()(model)
+    common.RemoveUnusedNodesPass()(model)
+    common.OutputFixPass()(model)
+    name_nodes(model)
+    drop_traces(model)
+
+
+def rename_symbols(model: ir.Model, symbols: Mapping[str, str]) -> None:
+    """Rename the symbols of all symbolic dimensions, within expressions too."""
+    for value in _values(model.graph):
+        if value.shape is not None:
+            value.shape = ir.Shape([_renamed(dimension, symbols) for dimension in value.shape])
+
+
+def simplify_reshapes(model: ir.Model) -> None:
+    """Give reshapes a constant target (0 = keep the axis, -1 = the rest) where one exists.
+
+    The exporter computes targets from the shapes of other tensors; parsers then meet chains of integer operations
+    whose result they must prove to be a shape.
+    """
+    graph = model.graph
+    for node in graph:
+        if node.op_type != "Reshape" or node.inputs[1].const_value is not None:
+            continue
+        target = _constant_target(node.inputs[0].shape, node.outputs[0].shape)
+        if target is not None:
+            name = "shape_" + "_".join(map(str, target)).replace("-", "m")
+            if name not in graph.initializers:
+                tensor = ir.tensor(np.array(target, np.int64), name=name)
+                graph.register_initializer(ir.Value(name=name, shape=tensor.shape, const_value=tensor))
+                graph.initializers[name].dtype = ir.DataType.INT64
+            node.replace_input_with(1, graph.initializers[name])
+            node.attributes["allowzero"] = ir.AttrInt64("allowzero", 0)
+
+
+def name_nodes(model: ir.Model) -> None:
+    """Name each node by the module that it comes from and its operator: `down_blocks.0.resnets.1.conv1/Conv`."""
+    used: Counter[str] = Counter()
+    for node in model.graph:
+        scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
+        name = f"{scopes[-2]}/{node.op_type}" if len(scopes) > 1 and scopes[-2] else node.op_type
+        used[name] += 1
+        node.name = name if used[name] == 1 else f"{name}_{used[name]}"
+
+
+def drop_traces(model: ir.Model) -> None:
+    """Remove the exporter's notes: source lines of this machine, larger than the graph itself."""
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    model.graph.doc_string = None
+    for node in model.graph:
+        node.metadata_props.clear()
+        node.doc_string = None
+    for value in _values(model.graph):
+        value.metadata_props.clear()
+
+
+def _optimise(model: ir.Model, parameters: Collection[str]) -> None:
+    """What `onnxscript.optimizer` does, except that parameters are neither folded nor merged."""
+
+    def should_fold(node: ir.Node) -> bool | None:
+        return False if any(value is not None and value.name in parameters for value in node.inputs) else None
+
+    fold = folding.FoldConstantsPass(
+        shape_inference=True,
+        input_size_limit=folding.DEFAULT_CONSTANT_FOLD_INPUT_SIZE_LIMIT,
+        output_size_limit=folding.DEFAULT_CONSTANT_FOLD_OUTPUT_SIZE_LIMIT,
+        should_fold=should_fold,
+    )
+    rewrite = rewriter.RewritePass(rewriter._DEFAULT_REWRITE_RULES)
+    unused = (common.RemoveUnusedNodesPass(), common.RemoveUnusedFunctionsPass(), common.RemoveUnusedOpsetsPass())
+    ir.passes.Sequential(
+        common.InlinePass(),
+        ir.passes.PassManager([fold, rewrite, *unused], steps=2, early_stop=True),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.NameFixPass(),
+    )(model)
+
+
+def _merge_constants(model: ir.Model, parameters: Collection[str]) -> None:
+    """Let equal constants that are not parameters be one initializer."""
+    first: dict[tuple, ir.Value] = {}
+    for name, value in list(model.graph.initializers.items()):
+        tensor = value.const_value
+        if name in parameters or tensor is None or tensor.nbytes > 256:
+            continue
+        kept = first.setdefault((tensor.dtype, tuple(tensor.shape), tensor.tobytes()), value)
+        if kept is not value:
+            ir.convenience.replace_all_uses_with(value, kept)
+            del model.graph.initializers[name]
+
+
+def _constant_target(before: ir.Shape | None, after: ir.Shape | None) -> list[int] | None:
+    if before is None or after is None:
+        return None
+    target = []
+    for axis, dimension in enumerate(after):
+        if isinstance(dimension, int):
+            target.append(dimension)
+        elif axis < len(before) and dimension.value is not None and dimension == before[axis]:
+            target.append(0)
+        else:
+            target.append(-1)
+    return target if target.count(-1) <= 1 else None
+
+
+def _renamed(dimension: int | ir.SymbolicDim, symbols: Mapping[str, str]) -> int | ir.SymbolicDim:
+    if isinstance(dimension, int) or dimension.value is None:
+        return dimension
+    return ir.SymbolicDim(re.sub(r"[A-Za-z_]\w*", lambda name: symbols.get(name[0], name[0]), dimension.value))
+
+
+def _values(graph: ir.Graph) -> list[ir.Value]:
+    outputs = [value for node in graph for value in node.outputs]
+    return [*graph.inputs, *graph.initializers.values(), *outputs]
