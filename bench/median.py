@@ -9,7 +9,6 @@ Traffic counts every byte once in and once out, the least any filter (or copy) c
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vexpress_trt.bench.machine import describe_machine
 from vexpress_trt.runtime import _native
 
 
@@ -52,14 +52,14 @@ def measure(frames: int, height: int, width: int, threads: int, rounds: int, sci
 
     contestants: dict[str, tuple[int, Callable[[], None]]] = {}
     for count in counts:
-        contestants[f"copy, {count} threads"] = (frames, _copier(clip, out, count))
+        contestants[f"copy, threads: {count}"] = (frames, _copier(clip, out, count))
     for kernel in _native.median_kernels():
         for count in counts:
             run_clip = lambda kernel=kernel, count=count: _native.median_3x3x3_clip(clip, out, count, kernel)  # noqa: E731
-            contestants[f"clip, {kernel}, {count} threads"] = (frames, run_clip)
+            contestants[f"clip, {kernel}, threads: {count}"] = (frames, run_clip)
     for count in counts:
         stream = _streamer(clip, out, count, "")
-        contestants[f"frame by frame, {_native.median_kernels()[0]}, {count} threads"] = (frames, stream)
+        contestants[f"frame by frame, {_native.median_kernels()[0]}, threads: {count}"] = (frames, stream)
     contestants["scipy.ndimage.median_filter"] = (
         scipy_frames,
         lambda: median_filter(part, (3, 3, 3, 1), mode="mirror", output=part_out),
@@ -93,20 +93,10 @@ def measure(frames: int, height: int, width: int, threads: int, rounds: int, sci
         "height": height,
         "width": width,
         "rounds": rounds,
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "numpy": np.__version__,
-        "scipy": scipy.__version__,
         "results": results,
+        "machine": describe_machine(),
+        "scipy": scipy.__version__,
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def table(report: dict) -> str:
