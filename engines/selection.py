@@ -11,6 +11,7 @@ from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.gpu import gpu_status
 
 if TYPE_CHECKING:
+    from vexpress_trt.engines.bundle import Bundle
     from vexpress_trt.engines.engine import Engine
 
 # The precisions a backend prefers, best first.
@@ -38,6 +39,61 @@ class BackendStatus:
     devices: tuple[str, ...]
     reason: str
     install_hint: str
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """What runs a bundle: a backend and why, the precision of the graphs it loads, and the type it computes in."""
+
+    backend: str
+    reason: str
+    precision: str
+    dtype: str
+
+
+def choose_engines(
+    bundle: "Bundle", *, backend: str = "auto", dtype: str = "auto", device: str = "auto", gpu_id: int = 0
+) -> EngineChoice:
+    """Settle backend, graph precision and arithmetic for a bundle.
+
+    `dtype` "auto" takes what is fast and close on the backend: bf16 on openvino where the CPU has AMX, else fp32.
+    onnxruntime computes in the graph's own precision; openvino and torch compute in `dtype` whatever the graph's.
+    Raises UserError for a backend, dtype or device that cannot be had, and names what would add it.
+    """
+    if device == "cuda":
+        backend = _cuda_backend(backend, gpu_id)
+    name, reason = choose_backend(backend)
+    if name == "onnxruntime":
+        precision = choose_precision(name, bundle.precisions) if dtype == "auto" else dtype
+        if precision == "bf16":
+            raise UserError("onnxruntime cannot run bf16 on a CPU: choose --dtype fp32, or --backend openvino")
+        return EngineChoice(name, reason, _present(bundle, precision), precision)
+    precision = "fp32" if dtype == "fp32" else choose_precision(name, bundle.precisions)
+    computed = dtype
+    if dtype == "auto":
+        computed = "bf16" if name == "openvino" and cpu().has_amx_bf16 else "fp32"
+    if name == "openvino" and computed == "fp16":
+        raise UserError("openvino computes in fp32 or bf16 on a CPU: choose one of these for --dtype")
+    return EngineChoice(name, reason, _present(bundle, precision), computed)
+
+
+def _present(bundle: "Bundle", precision: str) -> str:
+    bundle.graph("vae_decoder", precision)  # says how to add a precision that the bundle lacks
+    return precision
+
+
+def _cuda_backend(backend: str, gpu_id: int) -> str:
+    """The backend that runs on a GPU. Raises UserError where there is none."""
+    gpu = gpu_status()
+    if gpu.reason:
+        raise UserError(f"--device cuda: {gpu.reason}; leave it out to run on the CPU")
+    if gpu_id >= len(gpu.devices):
+        raise UserError(f"--gpu_id {gpu_id}: this machine has {len(gpu.devices)} GPUs, counted from 0")
+    if backend not in ("auto", "torch", "torch-cuda"):
+        raise UserError(
+            f"--backend {backend} has no CUDA engine in this version: use --backend torch with --device cuda"
+        )
+    return "torch-cuda"
 
 
 def available_backends() -> list[BackendStatus]:

@@ -63,7 +63,7 @@ def verify_bundle(
     `backend`, `precision`, `dtype` and `threads` are those of `load_engine`; `report` is called with each result as it
     is known. One engine is loaded at a time. Raises UserError when an engine cannot be loaded or vectors are missing.
     """
-    names = [name for name in dict.fromkeys(spec.name for spec in bundle.manifest.graphs) if not graphs or name in graphs]
+    names = dict.fromkeys(spec.name for spec in bundle.manifest.graphs if not graphs or spec.name in graphs)
     results = []
     for name in names:
         with load_engine(bundle, name, backend=backend, precision=precision, dtype=dtype, threads=threads) as engine:
@@ -86,7 +86,7 @@ def verify_engine(bundle: Bundle, engine: Engine, *, dtype: str | None = None) -
 
 
 def compare(expected: np.ndarray, actual: np.ndarray) -> tuple[float, float]:
-    """(signal to error in dB, largest absolute error); (-inf, inf) where `actual` has another shape or is not finite."""
+    """(signal to error in dB, largest absolute error); (-inf, inf) for another shape or values that are not finite."""
     if expected.shape != actual.shape or not np.isfinite(actual).all():
         return -math.inf, math.inf
     error = actual.astype(np.float64) - expected
@@ -99,8 +99,8 @@ def compare(expected: np.ndarray, actual: np.ndarray) -> tuple[float, float]:
 def vector_inputs(spec: GraphSpec, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
     """Inputs for `spec` when its symbols have these `sizes`: the same values on every machine and in every precision.
 
-    They are multiples of 1/64 between -2 and 2 (standard deviation 1.2), which every precision holds exactly; [0, 1) for
-    pictures of key points, whole numbers for timesteps, and V-Express's usual values for the two weights.
+    They are multiples of 1/64 between -2 and 2 (standard deviation 1.2), which every precision holds exactly; [0, 1)
+    for pictures of key points, whole numbers for timesteps, and V-Express's usual values for the two weights.
     """
     arrays = {}
     for tensor in spec.inputs:
@@ -121,7 +121,7 @@ def write_vectors(path: Path, sizes: Mapping[str, int], outputs: Mapping[str, np
 
 
 def read_vectors(path: Path) -> tuple[dict[str, int], dict[str, np.ndarray]]:
-    """The sizes and thinned outputs of `write_vectors`. Raises UserError when the file is missing or is no such file."""
+    """The sizes and thinned outputs of `write_vectors`. Raises UserError when the file is missing or another kind."""
     try:
         with np.load(path, allow_pickle=False) as file:
             sizes = {str(name): int(size) for name, size in json.loads(str(file["sizes"])).items()}
