@@ -222,8 +222,8 @@ def _without_gaps(found: list[np.ndarray | None], fps: float, path: Path) -> tup
     long = [str(gap) for gap in gaps if len(gap) > limit]
     if long:
         raise UserError(
-            f"{path}: no face in frames {_listed(long)}; at most {limit} in a row ({MAX_GAP_SECONDS:g} s) can be filled "
-            "in, cut these frames out or choose another video"
+            f"{path}: no face in frames {_listed(long)}; at most {limit} in a row ({MAX_GAP_SECONDS:g} s) can be "
+            "filled in, cut these frames out or choose another video"
         )
     return fill_gaps(found), gaps
 
