@@ -98,12 +98,15 @@ def measure(samples: np.ndarray) -> AudioQuality:
 def opened(path: Path) -> Iterator[av.container.InputContainer]:
     """A sound file opened for decoding. Raises UserError where it cannot be read or has no audio stream."""
     try:
-        media = av.open(f"file:{path}", options=dict(_OPEN_OPTIONS))
+        # Tags in another encoding than UTF-8 are common (Windows recorders) and must not stop the reading.
+        media = av.open(f"file:{path}", options=dict(_OPEN_OPTIONS), metadata_errors="replace")
     except (av.FFmpegError, OSError) as problem:
         raise UserError(f"{path} is not readable as sound ({problem.strerror}): convert it or choose another") from None
     with media:
         if not media.streams.audio:
             raise UserError(f"{path} has no audio stream: choose a file with speech")
+        if media.streams.audio[0].codec_context is None:
+            raise UserError(f"{path}: its sound is of a kind that is not known here: convert it to WAV")
         if not media.streams.audio[0].rate:
             raise UserError(f"{path} is damaged, its sound has no sampling rate: convert it or choose another")
         yield media
@@ -116,9 +119,17 @@ def sound_planes(
 
     A few damaged packets are left out with a warning. Raises UserError where there are more.
     """
-    stream = media.streams.audio[0]
+    try:
+        yield from _resampled(media.streams.audio[0], _frames(media, path), rate, layout)
+    except av.FFmpegError as problem:
+        raise UserError(f"{path} is not readable as sound ({problem.strerror}): convert it or choose another") from None
+
+
+def _resampled(
+    stream: av.AudioStream, frames: Iterator[av.AudioFrame], rate: int | None, layout: str | None
+) -> Iterator[np.ndarray]:
     resampler, current, target = None, None, layout
-    for frame in _frames(media, stream, path):
+    for frame in frames:
         form = (frame.format.name, frame.layout.name, frame.sample_rate)
         if form != current:  # a stream may change its form on the way, a resampler may not
             if resampler is not None:
@@ -132,21 +143,18 @@ def sound_planes(
         yield from (piece.to_ndarray() for piece in resampler.resample(None))
 
 
-def _frames(media: av.container.InputContainer, stream: av.AudioStream, path: Path) -> Iterator[av.AudioFrame]:
+def _frames(media: av.container.InputContainer, path: Path) -> Iterator[av.AudioFrame]:
     packets = damaged = 0
-    try:
-        for packet in media.demux(stream):
-            packets += 1
-            try:
-                frames = packet.decode()
-            except av.EOFError:
-                break
-            except av.FFmpegError:  # not only InvalidDataError: decoders have odd numbers for what they cannot read
-                damaged += 1
-                continue
-            yield from frames
-    except av.FFmpegError as problem:
-        raise UserError(f"{path} is not readable as sound ({problem.strerror}): convert it or choose another") from None
+    for packet in media.demux(media.streams.audio[0]):
+        packets += 1
+        try:
+            frames = packet.decode()
+        except av.EOFError:
+            break
+        except av.FFmpegError:  # not only InvalidDataError: decoders have odd numbers for what they cannot read
+            damaged += 1
+            continue
+        yield from frames
     if damaged > max(1, _DAMAGED_SHARE * packets):
         raise UserError(f"{path} is damaged in {damaged} of {packets} places: convert it or choose another")
     if damaged:
