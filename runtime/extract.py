@@ -1,23 +1,24 @@
 """`vexpress extract`: the key-point track and the sound of a video.
 
 Every frame gives three points in pixels of a 512x512 frame, to which upstream squeezes the picture whatever its shape.
+Faces are sought in the picture as it is, for squeezed ones are found less well; it is their points that are squeezed.
 """
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import av
 import numpy as np
 
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.files import atomic_path
-from vexpress_trt.runtime.extract_audio import AUDIO_SUFFIXES, write_audio
+from vexpress_trt.runtime.extract_audio import AUDIO_SUFFIXES, require_sound, write_audio
+from vexpress_trt.runtime.extract_video import frame_rate, opened_video, upright_frames
 from vexpress_trt.runtime.faces.face import Detector
 from vexpress_trt.runtime.faces.follow import FaceFollower, Gap, fill_gaps, find_gaps
 from vexpress_trt.runtime.faces.select import load_detector
@@ -26,9 +27,6 @@ from vexpress_trt.runtime.tracks import save_track
 TRACK_SIDE = 512
 TRACK_SUFFIXES = (".pth", ".npy")
 MAX_GAP_SECONDS = 0.5
-MAX_SIDE = 8192
-MAX_FRAMES = 400_000
-_PICTURES = ("image2", "_pipe")  # demuxers of still pictures
 
 _log = logging.getLogger("vexpress")
 
@@ -105,27 +103,23 @@ def extract(
     video_path, kps_path = Path(video_path), Path(kps_path)
     audio_path = None if audio_path is None else Path(audio_path)
     _check_outputs(video_path, kps_path, audio_path)
-    with _open(video_path) as media:
-        stream = _video_stream(media, video_path)
-        if audio_path is not None and not media.streams.audio:
-            raise UserError(f"{video_path} has no sound: leave out --audio_save_path or choose another video")
+    with opened_video(video_path) as (media, stream):
+        if audio_path is not None:
+            require_sound(media, video_path)
         detector = load_detector(detector, face_model_dir) if isinstance(detector, str) else detector
-        fps = float(stream.average_rate or stream.guessed_rate or Fraction(30))
-        follower = FaceFollower(detector, check_every=round(fps))
+        follower = FaceFollower(detector)
         found: list[np.ndarray | None] = []
-        for image in _frames(media, stream, video_path):
+        times: list[float | None] = []
+        for image, time in upright_frames(media, stream, video_path, TRACK_SIDE):
             face = follower.find(image)
             height, width = image.shape[:2]
             found.append(None if face is None else face.scaled(TRACK_SIDE / width, TRACK_SIDE / height).points)
+            times.append(time)
             if on_progress is not None:
-                on_progress(len(found), max(stream.frames, len(found)) or None)
+                on_progress(len(found), max(stream.frames, len(found)) if stream.frames else None)
+        fps = frame_rate(stream, times)
     points, gaps = _without_gaps(found, fps, video_path)
-    if audio_path is None:
-        save_track(kps_path, points, (TRACK_SIDE, TRACK_SIDE), fps)
-    else:
-        with atomic_path(audio_path) as temporary:
-            write_audio(video_path, temporary, audio_path.suffix.lower())
-            save_track(kps_path, points, (TRACK_SIDE, TRACK_SIDE), fps)
+    _write(video_path, kps_path, audio_path, points, fps)
     _warn(video_path, follower, gaps, len(found))
     return ExtractResult(
         points=points,
@@ -143,75 +137,34 @@ def extract(
 def _check_outputs(video_path: Path, kps_path: Path, audio_path: Path | None) -> None:
     """Refuse what cannot be written before minutes are spent on it."""
     if kps_path.suffix.lower() not in TRACK_SUFFIXES:
-        raise UserError(f"--kps_sequence_save_path {kps_path}: a track is written as .pth or .npy, name one of them")
+        raise UserError(f"--kps_sequence_save_path {kps_path}: a track is a .pth or .npy file, name one of them")
     if audio_path is not None and audio_path.suffix.lower() not in AUDIO_SUFFIXES:
         known = ", ".join(AUDIO_SUFFIXES)
         raise UserError(f"--audio_save_path {audio_path}: sound is written as {known}, name one of them")
-    for path in (kps_path, audio_path):
-        if path is None:
-            continue
-        if not path.parent.is_dir():
-            raise UserError(f"cannot write {path}: there is no folder {path.parent}; create it or choose another path")
-        if path.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
-            raise UserError(
-                f"cannot write {path}: it is a folder or its folder may not be written; choose another path"
-            )
+    for path in filter(None, (kps_path, audio_path)):
+        if path.is_dir():
+            raise UserError(f"cannot write {path}: a folder of that name exists; choose a file name")
         if path.exists() and video_path.exists() and path.samefile(video_path):
             raise UserError(f"cannot write {path}: it is the video that is read; choose another path")
+        existing = next(folder for folder in path.absolute().parents if folder.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+            raise UserError(f"cannot write {path}: {existing} is not a folder that may be written; choose another")
 
 
-def _open(path: Path) -> av.container.InputContainer:
-    if not path.is_file():
-        raise UserError(f"--video_path {path}: there is no such file; check the path")
-    if path.stat().st_size == 0:
-        raise UserError(f"--video_path {path}: the file is empty; choose another video")
-    try:
-        return av.open(str(path), options={"protocol_whitelist": "file"})
-    except PermissionError as problem:
-        raise UserError(f"--video_path {path}: the file may not be read; check its permissions") from problem
-    except av.FFmpegError as problem:
-        raise UserError(
-            f"--video_path {path}: not a video that can be read ({problem.strerror}); convert it to MP4"
-        ) from problem
-
-
-def _video_stream(media: av.container.InputContainer, path: Path) -> av.VideoStream:
-    streams = [stream for stream in media.streams.video if not stream.disposition & av.stream.Disposition.attached_pic]
-    if not streams:
-        raise UserError(f"--video_path {path}: there is no video stream in it; choose a video")
-    if any(mark in media.format.name for mark in _PICTURES):
-        raise UserError(f"--video_path {path}: a still picture, not a video; choose a video")
-    stream = streams[0]
-    if max(stream.width, stream.height) > MAX_SIDE:
-        raise UserError(
-            f"--video_path {path}: {stream.width}x{stream.height} is over {MAX_SIDE} pixels a side; scale it down"
-        )
-    stream.thread_type = "AUTO"
-    return stream
-
-
-def _frames(media: av.container.InputContainer, stream: av.VideoStream, path: Path) -> Iterator[np.ndarray]:
-    """All frames upright, uint8 RGB [H, W, 3], undistorted, the short side at most 512 pixels.
-
-    Faces are sought in the picture as it is and their points squeezed to 512x512 afterwards: squeezed faces are found
-    less well.
-    """
-    count = 0
-    try:
-        for frame in media.decode(stream):
-            count += 1
-            if count > MAX_FRAMES:
-                raise UserError(f"--video_path {path}: more than {MAX_FRAMES} frames; cut it")
-            scale = min(1.0, TRACK_SIDE / min(frame.width, frame.height))
-            width, height = round(frame.width * scale), round(frame.height * scale)
-            image = frame.to_ndarray(format="rgb24", width=width, height=height)
-            yield np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90)))
-    except av.FFmpegError as problem:
-        raise UserError(
-            f"--video_path {path}: damaged after frame {count} ({problem.strerror}); repair or cut it"
-        ) from problem
-    if count == 0:
-        raise UserError(f"--video_path {path}: there is no frame in it; choose another video")
+def _write(video_path: Path, kps_path: Path, audio_path: Path | None, points: np.ndarray, fps: float) -> None:
+    """Both files, or none of them."""
+    for path in filter(None, (kps_path, audio_path)):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as problem:
+            raise UserError(
+                f"cannot write {path}: {os.strerror(problem.errno).lower()}; choose another folder"
+            ) from None
+    with ExitStack() as stack:
+        if audio_path is not None:
+            temporary = stack.enter_context(atomic_path(audio_path))
+            write_audio(video_path, temporary, audio_path.suffix.lower())
+        save_track(kps_path, points, (TRACK_SIDE, TRACK_SIDE), fps)
 
 
 def _without_gaps(found: list[np.ndarray | None], fps: float, path: Path) -> tuple[np.ndarray, list[Gap]]:
