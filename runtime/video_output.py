@@ -26,14 +26,16 @@ def check_output_path(path: Path) -> None:
     path = Path(path)
     if path.suffix.lower() != ".mp4":
         raise UserError(f"--output_path {path}: the output is an MP4, let the name end in .mp4")
-    if path.is_dir():
-        raise UserError(f"cannot write {path}: a folder of that name exists; choose a file name")
-    existing = next(folder for folder in path.absolute().parents if folder.exists())
     try:
-        with tempfile.TemporaryFile(dir=existing):
+        if path.is_dir():
+            raise UserError(f"cannot write {path}: a folder of that name exists; choose a file name")
+        existing = next(folder for folder in path.absolute().parents if folder.exists())
+        # Named as the atomic writer will name its temporary, so that a name too long for it is found now.
+        with tempfile.NamedTemporaryFile(dir=existing, prefix=f".{path.stem}.", suffix=f".tmp{path.suffix}"):
             pass
     except OSError as problem:
-        raise UserError(f"cannot write {path}: {existing}: {os.strerror(problem.errno).lower()}") from None
+        reason = os.strerror(problem.errno).lower()
+        raise UserError(f"cannot write {path}: {reason}; choose another file or folder") from None
 
 
 class VideoWriter:
