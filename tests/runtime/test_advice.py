@@ -10,7 +10,9 @@ from PIL import Image
 from vexpress_trt.runtime import advice
 from vexpress_trt.runtime.audio_input import AudioQuality, decode_audio, measure
 from vexpress_trt.runtime.faces.face import Face
+from vexpress_trt.runtime.faces.mtcnn import MtcnnDetector
 from vexpress_trt.runtime.portrait import load_portrait
+from vexpress_trt.runtime.tracks import load_track
 
 GIB = 2**30
 FRONTAL = np.array([[190.0, 210.0], [310.0, 210.0], [250.0, 275.0]], np.float32)
@@ -44,6 +46,11 @@ def demo_portrait() -> np.ndarray:
         return load_portrait(path)
 
 
+@pytest.fixture(scope="module")
+def detector() -> MtcnnDetector:
+    return MtcnnDetector()
+
+
 def test_blurred_portrait(demo_portrait):
     assert advice.blurred_portrait(demo_portrait) is None
     assert "blurred" in advice.blurred_portrait(blurred(demo_portrait, 3))
@@ -62,6 +69,25 @@ def test_small_and_off_centre_face():
     assert "only 20% of the portrait" in advice.placed_face(face(256, 256, 102), 512, 512)
     assert "far from the portrait's middle" in advice.placed_face(face(130, 256, 240), 512, 512)
     assert advice.placed_face(face(500, 240, 280), 1000, 512) is None
+
+
+def advice_on_place(image: np.ndarray, detector: MtcnnDetector) -> str | None:
+    (found,) = detector.detect(image)
+    return advice.placed_face(found, image.shape[1], image.shape[0])
+
+
+def test_a_real_face_framed_well_and_badly(demo_portrait, detector):
+    """The demo's head cropped to twice its size, the same far away, and the same at the edge."""
+    (found,) = detector.detect(demo_portrait)
+    reach = int(found.size)
+    x, y = found.points.mean(axis=0).astype(int)
+    padded = np.pad(demo_portrait, ((reach, reach), (reach, reach), (0, 0)), mode="edge")
+    close = padded[y : y + 2 * reach, x : x + 2 * reach]
+    assert advice_on_place(close, detector) is None
+    far = np.pad(close, ((3 * reach, 3 * reach), (3 * reach, 3 * reach), (0, 0)), mode="edge")
+    assert "of the portrait: crop closer" in advice_on_place(far, detector)
+    aside = np.pad(close, ((0, 0), (reach * 3 // 2, 0), (0, 0)), mode="edge")[: 2 * reach]
+    assert "far from the portrait's middle" in advice_on_place(aside, detector)
 
 
 @pytest.mark.parametrize(
@@ -152,6 +178,21 @@ def test_good_real_portraits_and_recordings_stay_silent(shared_dir):
         assert advice.doubtful_audio(measure(decode_audio(sample / "aud.mp3").samples)) is None
     long = decode_audio(shared_dir / "samples" / "AOC" / "v_exprss_intro_chattts.mp3")
     assert advice.doubtful_audio(measure(long.samples)) is None
+
+
+def test_good_real_tracks_stay_silent_and_a_foreign_one_does_not(shared_dir, detector):
+    """Each person's own track, and one person's portrait with the turned head of another."""
+    samples = shared_dir / "samples"
+    references, tracks = {}, {}
+    for name in ("10", "AOC", "tys"):
+        image = load_portrait(samples / name / "ref.jpg")
+        assert image.shape == (512, 512, 3)  # so that the track's pixels are the portrait's
+        assert advice_on_place(image, detector) is None
+        references[name] = detector.detect(image)[0].points
+        tracks[name] = load_track(samples / name / "kps.pth").points
+        for strategy in ("no_retarget", "naive_retarget", "offset_retarget"):
+            assert advice.distant_pose(tracks[name], references[name], strategy) is None
+    assert "offset_retarget" in advice.distant_pose(tracks["10"], references["tys"], "no_retarget")
 
 
 def test_blurred_real_portraits_do_not(shared_dir):

@@ -2,7 +2,11 @@
 
 import logging
 import os
+import struct
+import wave
+from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 
@@ -39,6 +43,21 @@ def test_float_wav_is_exact(tmp_path, make_sound, upstream):
 
 
 @pytest.mark.parametrize("upstream", [False, True])
+@pytest.mark.parametrize("width", [1, 3, 4])
+def test_every_width_of_integer_is_exact(tmp_path, width, upstream):
+    """8 bits are stored without a sign, 24 packed; the loudest values at both ends are among them."""
+    top = 1 << (8 * width - 1)
+    values = np.random.default_rng(0).integers(-top, top, 4000)
+    values[:2] = -top, top - 1
+    stored = values + top if width == 1 else values
+    file = tmp_path / "a.wav"
+    with wave.open(str(file), "wb") as output:
+        output.setparams((1, width, 16_000, 0, "NONE", ""))
+        output.writeframes(b"".join(int(v).to_bytes(width, "little", signed=width > 1) for v in stored))
+    np.testing.assert_array_equal(decode_audio(file, upstream=upstream).samples, (values / top).astype(np.float32))
+
+
+@pytest.mark.parametrize("upstream", [False, True])
 @pytest.mark.parametrize("channels", [2, 6])
 def test_several_channels_become_their_mean(tmp_path, make_sound, channels, upstream):
     values = np.random.default_rng(0).integers(-9000, 9000, (channels, 4000)) / 32768.0
@@ -67,6 +86,27 @@ def test_formats_keep_length_and_time(tmp_path, make_sound, name, codec, form, r
     assert audio.source_rate == rate
     assert audio.duration == pytest.approx(1.0, abs=0.01)
     assert correlation(audio.samples, tone(16_000)[0]) > 0.99
+
+
+def test_the_sound_of_a_video(tmp_path):
+    file = tmp_path / "talk.mp4"
+    with av.open(str(file), "w") as output:
+        video = output.add_stream("libx264", rate=25)
+        video.width = video.height = 64
+        video.pix_fmt = "yuv420p"
+        audio = output.add_stream("aac", rate=44_100, layout="stereo")
+        for index in range(25):
+            picture = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 9 * index, np.uint8), format="rgb24")
+            picture.pts = index
+            output.mux(video.encode(picture))
+        frame = av.AudioFrame.from_ndarray(np.repeat(tone(44_100), 2, axis=0), format="fltp", layout="stereo")
+        frame.sample_rate, frame.pts, frame.time_base = 44_100, 0, Fraction(1, 44_100)
+        for stream, last in ((audio, frame), (audio, None), (video, None)):
+            output.mux(stream.encode(last))
+    sound = decode_audio(file)
+    assert (sound.source_rate, sound.channels) == (44_100, 2)
+    assert sound.duration == pytest.approx(1.0, abs=0.002)
+    assert correlation(sound.samples, tone(16_000)[0]) > 0.99
 
 
 @pytest.mark.parametrize("rate", [8_000, 44_100, 48_000])
@@ -126,6 +166,82 @@ def test_huge_files_are_refused_unread(tmp_path):
     assert "over the limit of 4 GiB" in refusal(tmp_path / "huge.wav")
 
 
+def riff(form: bytes, data: bytes, stated: int | None = None, extra: bytes = b"") -> bytes:
+    """A WAV file from its `fmt ` chunk and its data, whose stated length may be a lie."""
+    chunks = b"fmt " + struct.pack("<I", len(form)) + form + extra
+    chunks += b"data" + struct.pack("<I", len(data) if stated is None else stated) + data
+    return b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WAVE" + chunks
+
+
+def pcm_form(tag: int = 1, channels: int = 1, rate: int = 16_000) -> bytes:
+    return struct.pack("<HHIIHH", tag, channels, rate, 2 * rate & 0xFFFFFFFF, 2 * channels, 16)
+
+
+TONE = (tone(16_000)[0] * 32768).astype("<i2").tobytes()
+
+
+@pytest.mark.parametrize("stated", [0xFFFFFFFF, 0x7FFFFFFF, 2 * len(TONE)])
+def test_a_length_stated_too_large_is_not_believed(tmp_path, stated):
+    """As in a WAV that was written to a pipe, or one that was cut off."""
+    (tmp_path / "a.wav").write_bytes(riff(pcm_form(), TONE, stated))
+    assert decode_audio(tmp_path / "a.wav").duration == 1.0
+
+
+def test_tags_need_not_be_utf_8(tmp_path):
+    """Windows recorders write titles in the code page of the day."""
+    title = "Grüße aus Köln".encode("latin-1")
+    info = b"INFOINAM" + struct.pack("<I", len(title)) + title
+    (tmp_path / "a.wav").write_bytes(riff(pcm_form(), TONE, extra=b"LIST" + struct.pack("<I", len(info)) + info))
+    assert decode_audio(tmp_path / "a.wav").duration == 1.0
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        (pcm_form(tag=0x1234), "kind that is not known"),
+        (pcm_form(rate=0), "no sampling rate|not readable"),
+        (pcm_form(rate=0x7FFFFFFF), "not readable"),
+        (pcm_form(channels=0), "not readable|no sound|damaged"),
+    ],
+)
+def test_a_header_that_makes_no_sense(tmp_path, form, words):
+    (tmp_path / "a.wav").write_bytes(riff(form, TONE))
+    with pytest.raises(UserError, match=words):
+        decode_audio(tmp_path / "a.wav")
+
+
+def test_a_header_alone(tmp_path):
+    (tmp_path / "a.wav").write_bytes(riff(pcm_form(), b""))
+    assert "holds no sound" in refusal(tmp_path / "a.wav")
+
+
+def test_what_lies_in_a_file_counts_not_how_it_is_named(tmp_path, make_sound):
+    file = make_sound(tmp_path / "a.flac", tone(16_000), 16_000, "flac").rename(tmp_path / "a.WAV")
+    assert decode_audio(file).duration == 1.0
+
+
+def test_damage_anywhere_ends_in_sound_or_in_a_sentence(tmp_path, make_sound):
+    """Every kind of file with a few bytes changed or its end cut off."""
+    random = np.random.default_rng(0)
+    kinds = [("a.wav", "pcm_s16le", "s16"), ("a.mp3", "libmp3lame", "fltp"), ("a.m4a", "aac", "fltp")]
+    kinds += [("a.flac", "flac", "s16"), ("a.ogg", "libopus", "flt")]
+    refused = 0
+    for name, codec, form in kinds:
+        file = make_sound(tmp_path / name, tone(48_000, 0.3), 48_000, codec, form)
+        whole = file.read_bytes()
+        for _ in range(12):
+            content = bytearray(whole)
+            for place in random.integers(0, min(300, len(whole)), random.integers(1, 6)):
+                content[place] = random.integers(0, 256)
+            file.write_bytes(content[: random.integers(1, 2 * len(content))])
+            try:
+                decode_audio(file)
+            except UserError as sentence:
+                refused += 1
+                assert str(file) in str(sentence)
+    assert 0 < refused < 60
+
+
 @pytest.mark.parametrize("content", [b"RIFF", b"not a sound at all" * 100, bytes(5000), b"\xff\xfb\x90\x00" * 3])
 def test_corrupt_files(tmp_path, content):
     for name in ("a.wav", "a.mp3", "a.m4a"):
@@ -155,8 +271,6 @@ def test_one_damaged_packet_is_left_out_with_a_warning(tmp_path, make_sound, cap
 
 
 def test_a_video_without_sound(tmp_path):
-    import av
-
     file = tmp_path / "mute.mp4"
     with av.open(str(file), "w") as output:
         stream = output.add_stream("libx264", rate=25)

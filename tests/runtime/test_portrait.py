@@ -57,11 +57,19 @@ def test_other_modes_show_the_same_picture(tmp_path, mode):
         np.testing.assert_allclose(result.astype(int), np.asarray(image.convert("RGB")).astype(int), atol=1)
 
 
-@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
-def test_deep_greyscale_is_scaled_not_clipped(tmp_path, mode):
+@pytest.mark.parametrize("mode", ["CMYK", "L"])
+def test_jpeg_of_other_colours(tmp_path, mode):
+    image = Image.fromarray(picture()).convert(mode)
+    result = load_portrait(saved(tmp_path, image, "a.jpg", quality=95))
+    assert result.shape == (80, 96, 3)
+    assert np.abs(result.astype(int) - np.asarray(image.convert("RGB"))).mean() < 4
+
+
+@pytest.mark.parametrize(("mode", "name"), [("I;16", "a.png"), ("I;16", "a.tiff"), ("I", "a.tiff"), ("F", "a.tiff")])
+def test_deep_greyscale_is_scaled_not_clipped(tmp_path, mode, name):
     grey = np.linspace(0, 65535, 80 * 96).reshape(80, 96)
     dtype = {"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]
-    result = load_portrait(saved(tmp_path, Image.fromarray(grey.astype(dtype)), "a.tiff"))
+    result = load_portrait(saved(tmp_path, Image.fromarray(grey.astype(dtype)), name))
     np.testing.assert_allclose(result[:, :, 0], grey / 257, atol=1.5)
 
 
@@ -88,6 +96,27 @@ def test_turned_as_exif_says_but_not_for_upstream(tmp_path):
     path = saved(tmp_path, image, "a.png", exif=exif)
     np.testing.assert_array_equal(load_portrait(path), np.rot90(picture(), -1))
     np.testing.assert_array_equal(load_portrait(path, upstream=True), picture())
+
+
+@pytest.mark.parametrize(
+    ("orientation", "upright"),
+    [
+        (1, lambda stored: stored),
+        (2, np.fliplr),
+        (3, lambda stored: np.rot90(stored, 2)),
+        (4, np.flipud),
+        (5, lambda stored: stored.transpose(1, 0, 2)),
+        (6, lambda stored: np.rot90(stored, -1)),
+        (7, lambda stored: np.rot90(stored, 2).transpose(1, 0, 2)),
+        (8, np.rot90),
+    ],
+)
+def test_every_orientation(tmp_path, orientation, upright):
+    """EXIF 2.3, tag 274: where the stored picture's first row and column lie in the upright one."""
+    image = Image.fromarray(picture())
+    exif = image.getexif()
+    exif[274] = orientation
+    np.testing.assert_array_equal(load_portrait(saved(tmp_path, image, "a.png", exif=exif)), upright(picture()))
 
 
 def test_damaged_exif_is_no_reason_to_refuse(tmp_path):
@@ -131,6 +160,27 @@ def test_missing_empty_corrupt_and_wrong_files(tmp_path):
     whole = saved(tmp_path, Image.fromarray(picture(400, 400)), "whole.jpg").read_bytes()
     (tmp_path / "half.jpg").write_bytes(whole[: len(whole) // 2])
     assert "is damaged" in refusal(tmp_path / "half.jpg")
+
+
+def test_damage_anywhere_ends_in_a_picture_or_in_a_sentence(tmp_path):
+    """Every kind of file with a few bytes changed or its end cut off."""
+    random = np.random.default_rng(0)
+    kinds = [("a.png", "RGBA"), ("a.jpg", "CMYK"), ("a.gif", "P"), ("a.tiff", "RGB"), ("a.webp", "RGB"), ("a.bmp", "P")]
+    refused = 0
+    for name, mode in kinds:
+        path = saved(tmp_path, Image.fromarray(picture()).convert(mode), name)
+        whole = path.read_bytes()
+        for _ in range(15):
+            content = bytearray(whole)
+            for place in random.integers(0, min(300, len(whole)), random.integers(1, 6)):
+                content[place] = random.integers(0, 256)
+            path.write_bytes(content[: random.integers(1, 2 * len(content))])
+            try:
+                assert load_portrait(path).shape[2] == 3
+            except UserError as sentence:
+                refused += 1
+                assert str(path) in str(sentence)
+    assert 0 < refused < 90
 
 
 def test_formats_that_run_programs_are_no_pictures(tmp_path):
@@ -186,6 +236,37 @@ def test_crop_follows_the_face_and_stays_inside():
     assert top + portrait.FACE_HEIGHT * height == pytest.approx(150)
 
 
+@pytest.mark.parametrize("size", [(300, 100), (100, 300), (150, 150)])
+@pytest.mark.parametrize("target", [(64, 64), (128, 64), (64, 128)])
+def test_a_face_anywhere_lies_in_its_crop(size, target):
+    for x in np.linspace(0.05, 0.95, 7) * size[0]:
+        for y in np.linspace(0.05, 0.95, 7) * size[1]:
+            _, (left, top, width, height) = crop_to_aspect(picture(*size), *target, np.array([x, y]))
+            assert left <= x <= left + width
+            assert top <= y <= top + height
+            assert left >= 0
+            assert top >= 0
+            assert left + width <= size[0] + 1e-6
+            assert top + height <= size[1] + 1e-6
+
+
+def test_what_is_shown_is_the_part_that_is_named():
+    image = picture(320, 200)
+    cropped, (left, top, width, height) = crop_to_aspect(image, 100, 100, np.array([250.0, 100.0]))
+    assert (left, top, width, height) == pytest.approx((120, 0, 200, 200))
+    expected = Image.fromarray(image[:, 120:]).resize((100, 100), Image.Resampling.LANCZOS)
+    assert np.abs(cropped.astype(int) - np.asarray(expected)).max() <= 1
+
+
+def test_a_circle_stays_a_circle():
+    y, x = np.mgrid[0:200, 0:320]
+    disc = ((x - 180) ** 2 + (y - 100) ** 2 < 60**2)[:, :, None] * np.full(3, 255, np.uint8)
+    cropped, _ = crop_to_aspect(disc.astype(np.uint8), 128, 96, np.array([180.0, 100.0]))
+    rows, columns = np.nonzero(cropped[:, :, 0] > 127)
+    assert np.ptp(rows) == pytest.approx(np.ptp(columns), abs=1)
+    assert np.ptp(rows) + 1 == pytest.approx(120 * 96 / 200, abs=1)
+
+
 def test_a_point_moves_with_the_crop():
     """What is at (x, y) in the picture is at ((x - left) / width, (y - top) / height) of the crop."""
     image = np.zeros((200, 300, 3), np.uint8)
@@ -227,6 +308,17 @@ def test_upstream_portrait_equals_diffusers(width, height):
     assert result.shape == (1, 3, height, width)
     assert result.dtype == np.float32
     np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 64), (96, 48)])
+def test_upstream_portrait_swaps_width_and_height(width, height):
+    """What the original does step by step: squashed to (height, width), then to the size it should have had."""
+    image = picture(200, 150)
+    squashed = Image.fromarray(image).resize((height, width), Image.Resampling.BICUBIC)
+    if width != height:
+        squashed = squashed.resize((width, height), Image.Resampling.LANCZOS)
+    expected = np.asarray(squashed, np.float64).transpose(2, 0, 1)[None] / 127.5 - 1
+    np.testing.assert_allclose(upstream_portrait(image, width, height), expected, rtol=0, atol=1e-6)
 
 
 def test_upstream_portrait_covers_the_range():

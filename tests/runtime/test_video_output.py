@@ -8,7 +8,9 @@ from pathlib import Path
 
 import av
 import numpy as np
+import psutil
 import pytest
+from av.video.reformatter import ColorRange, Colorspace
 
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.runtime import video_output
@@ -43,6 +45,7 @@ def decoded_sound(path: Path) -> np.ndarray:
     [
         (30, 45, Fraction(30)),
         (25, 30, Fraction(25)),
+        (24, 36, Fraction(24)),
         (27.317, 40, Fraction(27317, 1000)),
         (30000 / 1001, 40, Fraction(30000, 1001)),
         (24, 1, Fraction(24)),
@@ -69,7 +72,15 @@ def test_sound_is_in_step_with_the_picture(tmp_path, make_sound):
 
 
 @pytest.mark.parametrize(
-    ("rate", "channels", "expected"), [(44_100, 2, (44_100, 2)), (96_000, 1, (48_000, 1)), (48_000, 6, (48_000, 2))]
+    ("rate", "channels", "expected"),
+    [
+        (8_000, 1, (8_000, 1)),
+        (44_100, 1, (44_100, 1)),
+        (44_100, 2, (44_100, 2)),
+        (96_000, 1, (48_000, 1)),
+        (96_000, 2, (48_000, 2)),
+        (48_000, 6, (48_000, 2)),
+    ],
 )
 def test_rate_and_channels_of_the_sound(tmp_path, make_sound, rate, channels, expected):
     samples = np.random.default_rng(0).uniform(-0.3, 0.3, (channels, rate)).astype(np.float32)
@@ -77,6 +88,17 @@ def test_rate_and_channels_of_the_sound(tmp_path, make_sound, rate, channels, ex
     with av.open(str(written(tmp_path / "a.mp4", audio, 30, 30))) as media:
         stream = media.streams.audio[0]
         assert (stream.rate, stream.channels) == expected
+        assert float(stream.duration * stream.time_base) == pytest.approx(1.0, abs=0.002)
+
+
+@pytest.mark.parametrize(("name", "codec", "rate"), [("a.mp3", "libmp3lame", 44_100), ("a.m4a", "aac", 48_000)])
+def test_packed_sound_is_as_long_as_the_picture(tmp_path, make_sound, name, codec, rate):
+    """A second of sound for a second of picture, the packing's delay and padding aside."""
+    seconds = np.arange(rate) / rate
+    audio = make_sound(tmp_path / name, 0.3 * np.sin(2000 * seconds)[None].astype(np.float32), rate, codec, "fltp")
+    sound = decoded_sound(written(tmp_path / "a.mp4", audio, 30, 30))[0]
+    level = np.sqrt((sound[: rate // 10 * 10].reshape(10, -1) ** 2).mean(axis=1))
+    np.testing.assert_allclose(level, 0.3 / np.sqrt(2), rtol=0.08)  # LAME turns down by 5 %
 
 
 def test_sound_shorter_than_the_picture_just_ends(tmp_path, wav):
@@ -100,6 +122,15 @@ def test_colours_are_bt709_and_say_so(tmp_path, wav, colour):
         planes = frame.to_ndarray()
     found = planes[10, 10], planes[HEIGHT + 4, 4], planes[HEIGHT * 5 // 4 + 4, 4]
     np.testing.assert_allclose(found, expected, atol=2)
+
+
+@pytest.mark.parametrize("colour", [(200, 40, 90), (128, 128, 128), (0, 200, 0), (230, 180, 150)])
+def test_colours_come_back_as_a_player_shows_them(tmp_path, wav, colour):
+    with av.open(str(written(tmp_path / "a.mp4", wav, 2, 30, flat(colour)))) as media:
+        frame = next(media.decode(video=0))
+        options = {"src_colorspace": Colorspace.ITU709, "src_color_range": ColorRange.MPEG}
+        shown = frame.reformat(format="rgb24", dst_color_range=ColorRange.JPEG, **options).to_ndarray()
+    np.testing.assert_allclose(shown[8:-8, 8:-8].mean(axis=(0, 1)), colour, atol=3)
 
 
 def test_pictures_survive(tmp_path, wav):
@@ -208,6 +239,35 @@ def test_sound_is_read_only_as_far_as_the_picture_goes(tmp_path, make_sound):
         writer.write(flat())
         assert 0 < writer._sound._position < 8_000
         raise KeyboardInterrupt
+
+
+def test_memory_does_not_grow_with_the_clip(tmp_path, make_sound):
+    """200 frames that would take 88 MB, after as many as the encoder likes to look ahead."""
+    audio = make_sound(tmp_path / "a.wav", np.random.default_rng(0).uniform(-0.5, 0.5, (1, 16_000 * 10)), 16_000)
+    noise = np.random.default_rng(0).integers(0, 256, (288, 512, 3), dtype=np.uint8)
+    process, used = psutil.Process(), []
+    with VideoWriter(tmp_path / "a.mp4", 512, 288, 30, audio_path=audio, frames=280, preset="ultrafast") as writer:
+        for index in range(280):
+            writer.write(np.roll(noise, index, axis=1))
+            used.append(process.memory_info().rss)
+    assert used[-1] - used[79] < 30 << 20
+
+
+@pytest.mark.parametrize("name", ["100% #1?.mp4", "a%03d.mp4", "http:x.mp4", "-y.mp4", "grüße ☺.mp4", ".mp4.MP4"])
+def test_any_name_is_only_a_name(tmp_path, wav, name):
+    folder = tmp_path / "out"
+    check_output_path(folder / name)
+    written(folder / name, wav, 2, 30)
+    assert os.listdir(folder) == [name]
+
+
+def test_a_name_too_long_is_refused_before_work_starts(tmp_path):
+    """Just short enough for a file, not for the temporary beside it."""
+    for name in ("a" * 246 + ".mp4", "b" * 300 + ".mp4", "c" * 300 + "/a.mp4"):
+        with pytest.raises(UserError, match="file name too long"):
+            check_output_path(tmp_path / name)
+    check_output_path(tmp_path / ("a" * 236 + ".mp4"))
+    assert os.listdir(tmp_path) == []
 
 
 def test_an_error_in_closing_does_not_hide_the_first_one(tmp_path, wav, monkeypatch):
