@@ -12,6 +12,7 @@ from vexpress_trt.engines.errors import UserError
 
 MAX_SIDE = 8192
 MAX_FRAMES = 400_000
+TIME_ROUNDING = 0.0015  # seconds; Matroska keeps milliseconds
 # What a file holds decides how it is read, not its suffix: without these a playlist could fetch other files. Sound and
 # still pictures are let in to be refused by what they are.
 _FORMATS = (
@@ -62,11 +63,18 @@ def upright_frames(
 
 
 def frame_rate(stream: av.VideoStream, times: list[float | None]) -> float:
-    """Frames per second over the times of all frames; what the file states where frames have no usable times."""
+    """Frames per second over the times of all frames.
+
+    What the file states counts where frames have no usable times, or where both agree within the rounding of times.
+    """
+    stated = float(stream.average_rate or stream.guessed_rate or 30)
     known = [time for time in times if time is not None]
-    if len(known) == len(times) > 1 and known[-1] > known[0]:
-        return float(Fraction((len(known) - 1) / (known[-1] - known[0])).limit_denominator(1001))
-    return float(stream.average_rate or stream.guessed_rate or 30)
+    if len(known) < len(times) or len(known) < 2 or known[-1] <= known[0]:
+        return stated
+    span = known[-1] - known[0]
+    if abs((len(known) - 1) / stated - span) <= TIME_ROUNDING:
+        return stated
+    return float(Fraction((len(known) - 1) / span).limit_denominator(1001))
 
 
 def _picture_stream(media: av.container.InputContainer, path: Path) -> av.VideoStream:

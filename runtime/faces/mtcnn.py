@@ -64,13 +64,10 @@ class MtcnnDetector(Detector):
     def detect_near(self, image: np.ndarray, last: Face) -> list[Face]:
         """The one face found again near its last place, or else what `detect` finds."""
         reduced, scale = self._reduced(image)
-        squares = square(last.scaled(scale, scale).box[None])
-        if _meets(squares[0], reduced):
-            shifts, _, score = self._look(reduced, squares)
-            if score[0] >= self.settings.near_score:
-                face = self._face(reduced, shifted(np.round(squares), shifts)[0])
-                if face.score >= self.settings.near_score and _meets(face.box, reduced):
-                    return [face.scaled(1 / scale, 1 / scale)]
+        boxes, _ = self._pass(self._output, reduced, last.scaled(scale, scale).box[None], O_SIDE)
+        face = self._face(reduced, boxes[0])
+        if face.score >= self.settings.near_score:
+            return [face.scaled(1 / scale, 1 / scale)]
         return self.detect(image)
 
     def _reduced(self, image: np.ndarray) -> tuple[np.ndarray, float]:
@@ -83,27 +80,21 @@ class MtcnnDetector(Detector):
     def _cascade(self, image: np.ndarray) -> list[Face]:
         boxes = self._propose(image)
         if len(boxes):
-            boxes = np.round(square(boxes))
-            shifts, probability = self._refinement.run(crops(image, boxes, R_SIDE))
-            score = probability[:, 1]
+            boxes, score = self._pass(self._refinement, image, boxes, R_SIDE)
             passed = np.flatnonzero(score >= self.settings.r_score)
-            passed = passed[distinct(boxes[passed], score[passed], 0.7)]
-            boxes = shifted(boxes[passed], shifts[passed])
+            boxes = boxes[passed[distinct(boxes[passed], score[passed], 0.7)]]
         if len(boxes):
-            boxes = np.round(square(boxes))
-            shifts, _, score = self._look(image, boxes)
+            boxes, score = self._pass(self._output, image, boxes, O_SIDE)
             passed = np.flatnonzero(score >= self.settings.o_score)
-            boxes = shifted(boxes[passed], shifts[passed])
-            boxes = boxes[distinct(boxes, score[passed], 0.7, of_smaller=True)]
+            boxes = boxes[passed[distinct(boxes[passed], score[passed], 0.7, of_smaller=True)]]
         faces = [self._face(image, box) for box in boxes]
         return [face for face in faces if face.score >= self.settings.o_score]
 
     def _closeup(self, image: np.ndarray) -> list[Face]:
-        """A face that fills the picture: larger than the largest window of the cascade, so look from further away."""
+        """A face larger than the picture, and so than the largest window of the cascade: look from further away."""
         margin = min(image.shape[:2]) // 2
         wide = cv2.copyMakeBorder(image, *[margin] * 4, cv2.BORDER_CONSTANT, value=(127, 127, 127))
-        faces = [Face(face.points - margin, face.box - margin, face.score) for face in self._cascade(wide)]
-        return [face for face in faces if _meets(face.box, image)]
+        return [Face(face.points - margin, face.box - margin, face.score) for face in self._cascade(wide)]
 
     def _propose(self, image: np.ndarray) -> np.ndarray:
         """Candidate boxes float32 [N, 4]: the proposal network over an image pyramid, from small faces to large."""
@@ -125,17 +116,19 @@ class MtcnnDetector(Detector):
         every, score = np.concatenate(boxes), np.concatenate(scores)
         return every[distinct(every, score, 0.7)[:MAX_CANDIDATES]]
 
-    def _look(self, image: np.ndarray, squares: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Edge shifts [N, 4], five points [N, 5, 2] in image pixels and face probabilities [N] of square boxes."""
-        squares = np.round(squares)
-        shifts, points, probability = self._output.run(crops(image, squares, O_SIDE))
-        return shifts, _in_image(points, squares), probability[:, 1]
+    def _pass(
+        self, network: "_Network", image: np.ndarray, boxes: np.ndarray, side: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes [N, 4] as a network corrects them, and the probability of a face in each, [N]."""
+        squares = np.round(square(boxes))
+        shifts, *_, probability = network.run(crops(image, squares, side))
+        return shifted(squares, shifts), probability[:, 1]
 
     def _face(self, image: np.ndarray, box: np.ndarray) -> Face:
         """The face in a box, seen in several sizes and mirrored.
 
-        One look at 48 pixels is noisy. The mean over scales and mirror images is nearer to insightface's points: 1.9 to
-        2.7 instead of 2.5 to 2.8 pixels, and steadier from frame to frame.
+        One look at 48 pixels is noisy. The mean over scales and mirror images is nearer to insightface's points: 1.9
+        to 2.7 instead of 2.5 to 2.8 pixels on average, and steadier from frame to frame.
         """
         squares = np.round(np.concatenate([square(box[None], scale) for scale in REFINE_SCALES]))
         seen = crops(image, squares, O_SIDE)
@@ -182,9 +175,3 @@ def _in_image(points: np.ndarray, squares: np.ndarray) -> np.ndarray:
     """Points [N, 2, K] in parts of their boxes as [N, K, 2] in pixels of the image."""
     points = points.reshape(len(squares), 2, -1).transpose(0, 2, 1)
     return points * (squares[:, None, 2:] - squares[:, None, :2]) + squares[:, None, :2]
-
-
-def _meets(box: np.ndarray, image: np.ndarray) -> bool:
-    """Whether the centre of a box lies in the image."""
-    x, y = (box[:2] + box[2:]) / 2
-    return 0 <= x < image.shape[1] and 0 <= y < image.shape[0]

@@ -275,6 +275,13 @@ def playlist(folder: Path) -> Path:
     return folder / "x.m3u8"
 
 
+def list_of_another(folder: Path) -> Path:
+    """A file that asks for another one to be read in its place."""
+    faceless(folder).rename(folder / "private.mp4")
+    (folder / "x.mp4").write_text("ffconcat version 1.0\nfile private.mp4\n")
+    return folder / "x.mp4"
+
+
 def faceless(folder: Path) -> Path:
     return write_video(folder / "x.mp4", [np.full((64, 64, 3), 90, np.uint8)] * 3)
 
@@ -287,6 +294,7 @@ def faceless(folder: Path) -> Path:
         (empty, "is empty"),
         (text, "not readable as video"),
         (playlist, "not readable as video"),
+        (list_of_another, "not readable as video"),
         (picture, "is a still picture"),
         (sound_only, "has no video stream"),
         (faceless, "no face in any of its 3 frames"),
