@@ -116,7 +116,7 @@ def _read(path: Path, turn: bool) -> Image.Image:
 def _turned(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except (ValueError, SyntaxError, TypeError, KeyError, ZeroDivisionError, struct.error):
+    except (ValueError, SyntaxError, TypeError, KeyError, AttributeError, ZeroDivisionError, struct.error):
         return image  # damaged metadata says nothing about the pixels
 
 

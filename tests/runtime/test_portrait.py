@@ -267,14 +267,16 @@ def test_a_circle_stays_a_circle():
     assert np.ptp(rows) + 1 == pytest.approx(120 * 96 / 200, abs=1)
 
 
-def test_a_point_moves_with_the_crop():
+@pytest.mark.parametrize(("x", "y"), [(215, 65), (150, 105), (80, 150)])
+@pytest.mark.parametrize("target", [(128, 64), (64, 128), (96, 96)])
+def test_a_point_moves_with_the_crop(x, y, target):
     """What is at (x, y) in the picture is at ((x - left) / width, (y - top) / height) of the crop."""
     image = np.zeros((200, 300, 3), np.uint8)
-    image[60:70, 210:220] = 255
-    cropped, (left, top, width, height) = crop_to_aspect(image, 128, 64, np.array([215.0, 65.0]))
-    y, x = np.argwhere(cropped[:, :, 0] > 127).mean(axis=0) + 0.5
-    assert (215 - left) / width * 128 == pytest.approx(x, abs=0.5)
-    assert (65 - top) / height * 64 == pytest.approx(y, abs=0.5)
+    image[y - 5 : y + 5, x - 5 : x + 5] = 255
+    cropped, (left, top, width, height) = crop_to_aspect(image, *target, np.array([x, y]))
+    row, column = np.argwhere(cropped[:, :, 0] > 127).mean(axis=0) + 0.5
+    assert (x - left) / width * target[0] == pytest.approx(column, abs=0.5)
+    assert (y - top) / height * target[1] == pytest.approx(row, abs=0.5)
 
 
 def test_any_sizes_fit_in_spite_of_rounding():
