@@ -1,5 +1,6 @@
 """The picture of a video, frame by frame and upright, and how fast it runs."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -26,7 +27,7 @@ _STILL = ("image2", "_pipe")
 @contextmanager
 def opened_video(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     """A video opened for decoding, with its picture stream. Raises UserError where it cannot be read or has none."""
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path's, also False for a name too long
         raise UserError(f"the video {path} does not exist or is not a file: check --video_path")
     if path.stat().st_size == 0:
         raise UserError(f"{path} is empty: choose another video")

@@ -5,6 +5,7 @@ The models may be used for non-commercial research only and are not part of this
 
 import contextlib
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def find_models(folder: Path) -> Path | None:
     """
     for layout in _LAYOUTS:
         place = folder.expanduser() / layout
-        if place.is_dir() and any(place.glob("*.onnx")):
+        if os.path.isdir(place) and any(place.glob("*.onnx")):
             return place.resolve()
     return None
 

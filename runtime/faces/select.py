@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import os
 from pathlib import Path
 
 from vexpress_trt.engines.errors import UserError
@@ -25,7 +26,7 @@ def load_detector(name: str = "auto", face_model_dir: Path | None = None) -> Det
     models = None if name == "mtcnn" else insightface.find_models(folder)
     if name == "insightface" or (name == "auto" and face_model_dir is not None):
         if models is None:
-            state = "holds no model files (*.onnx)" if folder.is_dir() else "does not exist"
+            state = "holds no model files (*.onnx)" if os.path.isdir(folder) else "does not exist"
             raise UserError(
                 f"insightface needs its models, and {folder} {state}: put its buffalo_l models there (non-commercial "
                 "research only; `vexpress fetch --parts face` gets them) and name the folder with --face_model_dir, or "

@@ -290,6 +290,7 @@ def faceless(folder: Path) -> Path:
     ("make", "words"),
     [
         (lambda folder: folder / "nowhere.mp4", "does not exist"),
+        (lambda folder: folder / ("x" * 300 + ".mp4"), "does not exist"),
         (lambda folder: folder, "is not a file"),
         (empty, "is empty"),
         (text, "not readable as video"),
@@ -333,7 +334,8 @@ def test_sound_asked_for_and_not_there_is_refused_before_any_work(
         ("track", None, r"a track is a \.pth or \.npy file"),
         ("t.pth", "a.ogg", r"sound is written as \.wav, \.flac, \.mp3, \.m4a"),
         ("folder.pth", None, "a folder of that name exists"),
-        ("a_file/t.pth", None, "is not a folder"),
+        ("a_file/t.pth", None, "t.pth: not a directory"),
+        ("x" * 300 + ".pth", None, "name too long"),
     ],
 )
 def test_a_bad_output_is_refused_before_the_video_is_opened(
