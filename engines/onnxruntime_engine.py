@@ -105,6 +105,9 @@ def _session(bundle: Bundle, spec: GraphSpec, threads: int):
     options.inter_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 3
+    # A memory pattern is planned per set of input sizes and its block comes on top of the arena: twice the memory for
+    # the denoiser (5.5 against 2.8 GB at 24 guided frames of 64x64 latents), and no faster.
+    options.enable_mem_pattern = False
     # The rewritten graph is handed over in memory; its weights are mapped from where they lie, whatever their size.
     folder = str(bundle.path(spec.path).parent.resolve())
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
