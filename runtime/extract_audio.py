@@ -52,9 +52,11 @@ def write_audio(source: Path, target: Path, suffix: str) -> None:
         delay = 0.0 if abs(delay) <= IN_STEP or abs(delay) > MAX_DELAY else delay
         with _muxer(target, form.container) as output:
             if delay == 0 and stream.codec_context.name in form.copies:
-                _copy(media, stream, output)
+                written = _copy(media, stream, output)
             else:
-                _encode(media, output, form, delay, source)
+                written = _encode(media, output, form, delay, source)
+    if not written:
+        raise UserError(f"{source} holds no sound that can be read: repair it, or leave out --audio_save_path")
 
 
 def require_sound(media: av.container.InputContainer, source: Path) -> None:
@@ -73,17 +75,22 @@ def _start(source: Path, *, sound: bool) -> float:
     return 0.0
 
 
-def _copy(media: av.container.InputContainer, stream: av.AudioStream, output: av.container.OutputContainer) -> None:
+def _copy(media: av.container.InputContainer, stream: av.AudioStream, output: av.container.OutputContainer) -> int:
+    """How many packets there were to copy."""
     copied = output.add_stream_from_template(stream)
+    count = 0
     for packet in media.demux(stream):
         if packet.dts is not None:  # the demuxer ends with an empty packet
             packet.stream = copied
             output.mux(packet)
+            count += 1
+    return count
 
 
 def _encode(
     media: av.container.InputContainer, output: av.container.OutputContainer, form: _Format, delay: float, source: Path
-) -> None:
+) -> int:
+    """How many samples there were to encode."""
     stream = media.streams.audio[0]
     rates = av.Codec(form.codec, "w").audio_rates
     rate = stream.rate if not rates or stream.rate in rates else 48000
@@ -96,6 +103,7 @@ def _encode(
         written += frame.samples
         output.mux(encoded.encode(frame))
     output.mux(encoded.encode(None))
+    return written
 
 
 def _shifted(pieces: Iterator[np.ndarray], shift: int) -> Iterator[np.ndarray]:

@@ -318,6 +318,15 @@ def test_a_truncated_video_is_refused(clip: Path, tmp_path: Path, detector: Mtcn
         extract(tmp_path / "x.mp4", tmp_path / "t.pth", detector=detector)
 
 
+def test_sound_without_a_sample_is_refused_and_no_track_is_written(
+    clip: Path, tmp_path: Path, detector: MtcnnDetector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vexpress_trt.runtime.extract_audio.sound_planes", lambda *_, **__: iter(()))
+    with pytest.raises(UserError, match="no sound that can be read"):
+        extract(clip, tmp_path / "t.pth", tmp_path / "a.wav", detector=detector)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_sound_asked_for_and_not_there_is_refused_before_any_work(
     tmp_path: Path, head: np.ndarray, monkeypatch: pytest.MonkeyPatch, detector: MtcnnDetector
 ) -> None:
