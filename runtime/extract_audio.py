@@ -29,7 +29,8 @@ class _Format:
 _FORMATS = {
     ".wav": _Format("wav", "pcm_s16le", ("pcm_s16le",)),
     ".flac": _Format("flac", "flac", ("flac",)),
-    ".mp3": _Format("mp3", "libmp3lame", ("mp3", "mp3float")),
+    # MP3 is encoded anew even from MP3: a copied stream lost its first 93 ms with FFmpeg 7, for want of its delay.
+    ".mp3": _Format("mp3", "libmp3lame", ()),
     ".m4a": _Format("ipod", "aac", ("aac", "alac")),
 }
 AUDIO_SUFFIXES = tuple(_FORMATS)
