@@ -22,7 +22,7 @@ from vexpress_trt.engines.selection import choose_engines
 from vexpress_trt.runtime.median import median_clip
 from vexpress_trt.runtime.memory import peak_memory_mib, reset_peak
 
-GUIDER_FRAMES = 16
+GUIDER_FRAMES = 8
 MEDIAN_FRAMES = 8
 AUDIO_SECONDS = 4.0
 

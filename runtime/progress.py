@@ -75,7 +75,9 @@ class Reporter:
         return lambda done, total: self(ProgressEvent(stage, done, total))
 
     def _line(self, event: ProgressEvent, now: float) -> str:
-        parts = [event.stage, f"{event.done}/{event.total}" if event.total else str(event.done)]
+        parts = [event.stage]
+        if event.done or event.total:
+            parts.append(f"{event.done}/{event.total}" if event.total else str(event.done))
         if event.detail:
             parts.append(event.detail)
         elapsed = now - self._stage_began

@@ -13,7 +13,7 @@ from vexpress_trt.runtime.engine_pool import EnginePool
 from vexpress_trt.runtime.keypoints import draw_keypoints
 from vexpress_trt.runtime.summary import Stopwatch
 
-CHUNK = 16  # frames per call of the projection and the guider
+CHUNK = 8  # frames per call of the projection and the guider, always: engines build for one shape
 
 
 def encode_portrait(engines: EnginePool, image: np.ndarray) -> dict[str, np.ndarray]:
@@ -50,7 +50,7 @@ def project_audio(
     with engines.use("audio_projection") as projection:
         for start in range(0, frames, CHUNK):
             stop = min(start + CHUNK, frames)
-            chunk = projection.run(windows=features.windows(start, stop))["tokens"]
+            chunk = projection.run(windows=_filled(features.windows(start, stop)))["tokens"][: stop - start]
             if tokens is None:
                 tokens = allocate((frames, *chunk.shape[1:]), chunk.dtype)
             tokens[start:stop] = chunk
@@ -93,7 +93,7 @@ class KeypointFeatures:
         width, height = self._size
         drawings = np.stack([draw_keypoints(self._points[frame], width, height) for frame in frames])
         rgb = np.ascontiguousarray(drawings.transpose(0, 3, 1, 2), dtype=np.float32) / np.float32(255.0)
-        features = self._guider.run(rgb=rgb)["feature"]
+        features = self._guider.run(rgb=_filled(rgb))["feature"][: len(frames)]
         require_finite(features, "kps_guider", f"feature of frames {frames[0]}-{frames[-1]}")
         return [feature.copy() for feature in features]  # single copies, so that forgetting one frees it
 
@@ -120,6 +120,12 @@ def decode(engines: EnginePool, latents: Iterable[tuple[int, np.ndarray]], watch
                 require_finite(image, "vae_decoder", f"image of frame {frame}")
                 image = np.clip(image.transpose(1, 2, 0) * np.float32(0.5) + np.float32(0.5), 0.0, 1.0)
             yield np.ascontiguousarray(image, dtype=np.float32)
+
+
+def _filled(batch: np.ndarray) -> np.ndarray:
+    """The batch [N, ...] with its last entry repeated up to CHUNK entries."""
+    missing = CHUNK - len(batch)
+    return batch if missing == 0 else np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
 
 
 def require_finite(array: np.ndarray, graph: str, what: str) -> None:
