@@ -19,7 +19,7 @@ _PRECISIONS = {
     "openvino": ("fp32", "fp16", "bf16"),
     "onnxruntime": ("fp32", "fp16"),
     "torch": ("fp32", "bf16", "fp16"),
-    "torch-cuda": ("fp16", "bf16", "fp32"),
+    "torch-cuda": ("fp32", "fp16", "bf16"),
 }
 _AUTO_ORDER = ("openvino", "onnxruntime", "torch")
 _NOT_YET = "this version of vexpress has no engine for it"
@@ -43,7 +43,10 @@ class BackendStatus:
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """What runs a bundle: a backend and why, the precision of the graphs it loads, and the type it computes in."""
+    """What runs a bundle: a backend and why, the precision of the graphs it loads, and the type it computes in.
+
+    `backend` is what `load_engine` takes; "torch-cuda:1" means the second GPU.
+    """
 
     backend: str
     reason: str
@@ -62,6 +65,8 @@ def choose_engines(
     """
     if device == "cuda":
         backend = _cuda_backend(backend, gpu_id)
+    elif device == "cpu" and backend.startswith("torch-cuda"):
+        raise UserError(f"--backend {backend} runs on a GPU, --device is cpu: use --backend torch for the CPU")
     name, reason = choose_backend(backend)
     if name == "onnxruntime":
         precision = choose_precision(name, bundle.precisions) if dtype == "auto" else dtype
@@ -87,13 +92,14 @@ def _cuda_backend(backend: str, gpu_id: int) -> str:
     gpu = gpu_status()
     if gpu.reason:
         raise UserError(f"--device cuda: {gpu.reason}; leave it out to run on the CPU")
-    if gpu_id >= len(gpu.devices):
-        raise UserError(f"--gpu_id {gpu_id}: this machine has {len(gpu.devices)} GPUs, counted from 0")
+    if not 0 <= gpu_id < len(gpu.devices):
+        last = len(gpu.devices) - 1
+        raise UserError(f"--gpu_id {gpu_id}: there is no such GPU; choose {f'0 to {last}' if last else '0'}")
     if backend not in ("auto", "torch", "torch-cuda"):
         raise UserError(
             f"--backend {backend} has no CUDA engine in this version: use --backend torch with --device cuda"
         )
-    return "torch-cuda"
+    return f"torch-cuda:{gpu_id}" if gpu_id else "torch-cuda"
 
 
 def available_backends() -> list[BackendStatus]:
@@ -126,8 +132,9 @@ def choose_backend(requested: str = "auto") -> tuple[str, str]:
                 return name, _why(table[name])
         hint = table["onnxruntime"].install_hint
         raise UserError(f"no backend works here: install one with `{hint}`")
-    status = table.get(requested)
-    if status is None:
+    name, _, index = requested.partition(":")
+    status = table.get(name)
+    if status is None or (index and not _is_index(index, status)):
         raise UserError(f"there is no backend {requested!r}; {works}")
     if not status.usable:
         install = f"; install it with `{status.install_hint}`" if status.install_hint else ""
@@ -137,7 +144,7 @@ def choose_backend(requested: str = "auto") -> tuple[str, str]:
 
 def choose_precision(backend: str, precisions: Sequence[str]) -> str:
     """The precision of a bundle that suits a backend best; its first choice if the bundle has none of its choices."""
-    choices = _PRECISIONS[backend]
+    choices = _PRECISIONS[backend.partition(":")[0]]
     return next((precision for precision in choices if precision in precisions), choices[0])
 
 
@@ -154,6 +161,10 @@ def engine_class(backend: str) -> "type[Engine]":
     from vexpress_trt.engines.torch_engine import TorchEngine
 
     return TorchEngine
+
+
+def _is_index(text: str, status: BackendStatus) -> bool:
+    return status.name == "torch-cuda" and text.isdecimal() and int(text) < max(1, len(status.devices))
 
 
 def _why(status: BackendStatus) -> str:
