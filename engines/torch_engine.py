@@ -1,0 +1,199 @@
+"""Graphs as torch modules, on the CPU or a CUDA GPU: rebuilt from the bundle's configurations and ONNX weights."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vexpress_trt.engines.bundle import Bundle
+from vexpress_trt.engines.cpu import usable_cores
+from vexpress_trt.engines.engine import Engine, out_of_memory
+from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.manifest import PRECISION_DTYPE, GraphSpec
+from vexpress_trt.engines.onnx_files import load_structure
+from vexpress_trt.engines.onnx_weights import initializer_arrays
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class TorchEngine(Engine):
+    """One graph in torch, computing in `dtype` ("fp32", "bf16" or "fp16"; None: the graph's precision).
+
+    On the CPU inputs are used in place; on a GPU they are copied when bound, so that keys and values cross the bus
+    once. `threads` is torch's setting for the whole process, applied before every run.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        spec: GraphSpec,
+        *,
+        backend: str = "torch",
+        threads: int | None = None,
+        dtype: str | None = None,
+    ) -> None:
+        """Raises UserError when torch or the export extra is missing or the bundle does not hold this network."""
+        super().__init__(spec)
+        torch = _torch()
+        self.backend = backend
+        self._threads = threads or usable_cores()
+        self._device = _device(backend)
+        chosen = dtype or spec.precision
+        if chosen not in PRECISION_DTYPE:
+            raise UserError(f"torch computes in {', '.join(PRECISION_DTYPE)}, not in {chosen}: choose one of these")
+        self._dtype = getattr(torch, PRECISION_DTYPE[chosen])
+        self._tensors: dict[str, torch.Tensor] = {}
+        module = _load_module(bundle, spec)
+        try:
+            self._module = module.to(self._device, self._dtype, memory_format=torch.channels_last)
+        except RuntimeError as problem:
+            raise out_of_memory(problem, spec.name) or problem from None
+
+    def _bind(self, name: str, array: np.ndarray) -> None:
+        tensor = _to_torch(array).to(self._device)
+        # The modules convert their other inputs themselves; keys and values go straight into an attention.
+        self._tensors[name] = tensor.to(self._dtype) if name.startswith(("key_", "value_")) else tensor
+
+    def _execute(self, sizes: dict[str, int]) -> dict[str, np.ndarray]:
+        import torch
+
+        torch.set_num_threads(self._threads)
+        try:
+            with torch.inference_mode():
+                results = self._module(*_arguments(self.spec, self._tensors))
+                results = results if isinstance(results, (tuple, list)) else (results,)
+                return {
+                    tensor.name: _to_numpy(result.to(getattr(torch, tensor.dtype)))
+                    for tensor, result in zip(self.spec.outputs, results, strict=True)
+                }
+        except RuntimeError as problem:
+            raise out_of_memory(problem, self.spec.name) or problem from None
+
+    def _release(self) -> None:
+        self._tensors.clear()
+        self._module = None
+        if self._device != "cpu":
+            import torch
+
+            torch.cuda.empty_cache()
+
+
+def _torch() -> Any:
+    try:
+        import torch
+    except ImportError as problem:
+        raise UserError(
+            f"torch cannot be imported here ({problem}): install it with `pip install 'vexpress-trt[export]'` or "
+            "choose --backend onnxruntime"
+        ) from None
+    return torch
+
+
+def _device(backend: str) -> str:
+    """torch's name of the device behind a backend's name."""
+    name, _, index = backend.partition(":")
+    if name == "torch":
+        return "cpu"
+    import torch
+
+    if not torch.cuda.is_available():
+        raise UserError(
+            f"torch {torch.__version__} finds no GPU it can use: leave out --device cuda to run on the CPU, or install "
+            "a torch that is built for this driver's CUDA"
+        )
+    return f"cuda:{index or 0}"
+
+
+def _load_module(bundle: Bundle, spec: GraphSpec) -> "nn.Module":
+    """The network of a graph with its weights, which are mapped from the bundle's files."""
+    try:
+        from vexpress_trt.export.nets.state import materialise
+    except ImportError as problem:
+        raise UserError(
+            f"the torch backend needs the export extra ({problem}): `pip install 'vexpress-trt[export]'`"
+        ) from None
+    build = _builders(bundle.manifest.networks).get(spec.name)
+    if build is None:
+        raise UserError(f"the torch backend has no network for {spec.name}: choose --backend onnxruntime")
+    arrays = initializer_arrays(bundle, spec, load_structure(bundle, spec))
+    state = {name: _to_torch(array) for name, array in arrays.items()}
+    try:
+        return materialise(build, state)
+    except KeyError as problem:
+        raise UserError(
+            f"{bundle.root} has no configuration {problem} in its manifest, so torch cannot rebuild {spec.name}: "
+            "export it again, or choose --backend onnxruntime"
+        ) from None
+    except RuntimeError as problem:
+        first = str(problem).strip().splitlines()[-1].strip()
+        raise UserError(
+            f"{bundle.path(spec.path)} does not hold the weights of {spec.name} as configured ({first}): export the "
+            "bundle again"
+        ) from None
+
+
+def _builders(networks: Mapping[str, Mapping[str, Any]]) -> dict[str, Callable[[], "nn.Module"]]:
+    """{graph: what makes its module without weights}; the manifest's configurations are read when one is called."""
+    from vexpress_trt.export.nets.audio_projection import AudioProjection
+    from vexpress_trt.export.nets.configs import GuiderConfig, MotionConfig, ProjectionConfig, UNetConfig
+    from vexpress_trt.export.nets.denoiser import Denoiser
+    from vexpress_trt.export.nets.guider import KpsGuider
+    from vexpress_trt.export.nets.library import AudioEncoder, VaeDecoder, VaeEncoder
+    from vexpress_trt.export.nets.reference import Reference
+
+    def own(kind: type, name: str) -> Any:
+        values = networks[name].items()  # JSON has lists where the configurations have tuples
+        return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values})
+
+    def denoiser(guided: bool) -> "nn.Module":
+        return Denoiser(UNetConfig.from_json(networks["unet"]), own(MotionConfig, "motion"), guided=guided)
+
+    return {
+        "audio_encoder": lambda: AudioEncoder(networks["wav2vec2"]),
+        "audio_projection": lambda: AudioProjection(own(ProjectionConfig, "projection")),
+        "kps_guider": lambda: KpsGuider(own(GuiderConfig, "guider")),
+        "vae_encoder": lambda: VaeEncoder(networks["vae"]),
+        "reference": lambda: Reference(UNetConfig.from_json(networks["unet"])),
+        "denoiser_guided": lambda: denoiser(True),
+        "denoiser_single": lambda: denoiser(False),
+        "vae_decoder": lambda: VaeDecoder(networks["vae"]),
+    }
+
+
+def _arguments(spec: GraphSpec, tensors: Mapping[str, "torch.Tensor"]) -> list[Any]:
+    """Arguments of the module's `forward`, in the manifest's order; keys and values become one list."""
+    arguments: list[Any] = []
+    pairs: list[torch.Tensor] = []
+    for tensor in spec.inputs:
+        if not tensor.name.startswith(("key_", "value_")):
+            arguments.append(tensors[tensor.name])
+            continue
+        if not pairs:
+            arguments.append(pairs)
+        pairs.append(tensors[tensor.name])
+    return arguments
+
+
+def _to_torch(array: np.ndarray) -> "torch.Tensor":
+    import torch
+
+    with warnings.catch_warnings():
+        # Arrays mapped from a file are read-only, of which torch warns; nothing here writes to its inputs.
+        warnings.filterwarnings("ignore", message=".*not writable")
+        if array.dtype.name == "bfloat16":
+            return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
+        return torch.from_numpy(array)
+
+
+def _to_numpy(tensor: "torch.Tensor") -> np.ndarray:
+    import torch
+
+    tensor = tensor.cpu().contiguous()
+    if tensor.dtype == torch.bfloat16:
+        import ml_dtypes
+
+        return tensor.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()
