@@ -270,6 +270,25 @@ def test_arrays_that_claim_more_than_they_hold_are_refused(tmp_path):
     assert "not of numbers" in refusal(path)
 
 
+def tensor_file(offset: int = 0, strides: tuple[int, int, int] = (6, 2, 1)) -> bytes:
+    """A zip file as torch writes it for a [7, 3, 2] float32 tensor, with an offset and strides of one's choice."""
+    storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x2atQ"
+    view = b"K%cK\x07K\x03K\x02\x87K%cK%cK%c\x87" % (offset, *strides)
+    data = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(" + storage + view + b"\x89ccollections\nOrderedDict\n)RtR."
+    return zip_of(data, data__0=POINTS.tobytes())
+
+
+@pytest.mark.parametrize(
+    "offset, strides", [(1, (6, 2, 1)), (0, (7, 2, 1)), (0, (6, 2, 2)), (0, (6, 3, 1)), (255, (0, 0, 0))]
+)
+def test_a_tensor_cannot_reach_beyond_its_storage(tmp_path, offset, strides):
+    path = tmp_path / "kps.pth"
+    path.write_bytes(tensor_file())
+    np.testing.assert_array_equal(load_track(path).points, POINTS)
+    path.write_bytes(tensor_file(offset, strides))
+    assert "beyond its storage" in refusal(path)
+
+
 def test_many_views_of_one_small_storage_cannot_fill_the_memory(tmp_path):
     torch = pytest.importorskip("torch")
     path = tmp_path / "kps.pth"

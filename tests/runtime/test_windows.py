@@ -141,6 +141,8 @@ def test_tiled_plans_are_the_oracles(golden_dir: Path) -> None:
 
 def test_tiled_plans_floor_the_audio() -> None:
     assert WindowPlan.tiled(1.025, 30.0, 12, 4).frames == 28
+    assert WindowPlan.tiled(0.667, 30.0, 12, 4).frames == 20
+    assert WindowPlan.tiled(0.666, 30.0, 12, 4).frames == 12
 
 
 @pytest.mark.parametrize("numbers", [(4, 4, 1), (4, -1, 1), (4, 0, 0), (0, 0, 1)])
