@@ -40,12 +40,12 @@ def describe_bundle(bundle: Bundle) -> dict[str, Any]:
 def format_description(description: dict[str, Any]) -> str:
     """The description as text for a terminal."""
     model = description["model"]
-    weights = "random weights" if description["random_weights"] else "trained weights"
+    weights = "random weights" if description["random_weights"] else "weights from checkpoints"
+    size = f"{model['image_width']} x {model['image_height']} pixels"
     lines = [
         f"{description['bundle']}: {_size(description['bytes'])}, {weights}, by {description['producer']}",
         f"licence: {description['licence']}",
-        f"made for {model['image_width']} x {model['image_height']} pixels, {model['context_frames']} frames per window "
-        f"(up to {model['max_context_frames']})",
+        f"made for {size}, windows of {model['context_frames']} frames (up to {model['max_context_frames']})",
         f"precisions: {', '.join(description['precisions'])}",
     ]
     for graph in description["graphs"]:
@@ -126,7 +126,7 @@ def _size(count: int) -> str:
 
 
 def _count(number: int) -> str:
-    for unit, scale in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+    for unit, scale in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
         if number >= scale:
             return f"{number / scale:.1f} {unit}".replace(" ", "")
     return str(number)

@@ -1,0 +1,90 @@
+"""Files are whole or absent."""
+
+import errno
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from vexpress_trt.engines import files
+from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.files import atomic_path, sha256_file
+
+
+def test_a_file_appears_when_the_block_ends(tmp_path: Path) -> None:
+    target = tmp_path / "clip.mp4"
+    with atomic_path(target) as temporary:
+        temporary.write_text("new")
+        assert temporary.suffix == ".mp4"
+        assert temporary.parent == tmp_path
+        assert not target.exists()
+    assert target.read_text() == "new"
+    assert os.listdir(tmp_path) == ["clip.mp4"]
+
+
+@pytest.mark.parametrize("failure", [ValueError("no"), KeyboardInterrupt(), SystemExit(143)])
+@pytest.mark.parametrize("directory", [False, True])
+def test_a_failed_block_leaves_what_was_there_and_nothing_else(
+    tmp_path: Path, failure: BaseException, directory: bool
+) -> None:
+    target = tmp_path / "target"
+    old = target / "old.txt" if directory else target
+    old.parent.mkdir(exist_ok=True)
+    old.write_text("old")
+    with pytest.raises(type(failure)), atomic_path(target, directory=directory) as temporary:
+        (temporary / "new.txt" if directory else temporary).write_text("new")
+        raise failure
+    assert old.read_text() == "old"
+    assert os.listdir(tmp_path) == ["target"]
+
+
+@pytest.mark.parametrize("exchange", [True, False], ids=["in one step", "by renames"])
+def test_a_folder_replaces_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool) -> None:
+    if not exchange:
+        monkeypatch.setattr(files, "_exchange", lambda new, old: False)
+    target = tmp_path / "x.bundle"
+    target.mkdir()
+    (target / "old").write_text("old")
+    with atomic_path(target, directory=True) as temporary:
+        (temporary / "new").write_text("new")
+    assert os.listdir(target) == ["new"]
+    assert os.listdir(tmp_path) == ["x.bundle"]
+
+
+@pytest.mark.parametrize(
+    ("code", "said"), [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "read-only"), (errno.EACCES, "permission")]
+)
+def test_a_refused_write_is_a_sentence_with_the_file(tmp_path: Path, code: int, said: str) -> None:
+    target = tmp_path / "a.bin"
+    with pytest.raises(UserError, match=said) as problem, atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise OSError(code, os.strerror(code))
+    assert str(target) in str(problem.value)
+    assert not os.listdir(tmp_path)
+
+
+def test_an_error_about_another_file_is_not_blamed_on_the_target(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError), atomic_path(tmp_path / "a.bin") as temporary:
+        temporary.write_text("half")
+        raise PermissionError(errno.EACCES, "no", "/elsewhere/source.wav")
+
+
+def test_bad_places_are_refused_before_work_starts(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    for target, directory, said in [
+        (tmp_path / "none" / "a", False, "does not exist"),
+        (tmp_path / "file" / "a", False, "is not a folder"),
+        (tmp_path / "folder", False, "a folder of that name exists"),
+        (tmp_path / "file", True, "a file of that name exists"),
+    ]:
+        with pytest.raises(UserError, match=said), atomic_path(target, directory=directory):
+            pytest.fail("the block ran")
+
+
+def test_sha256_of_a_file_longer_than_the_buffer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_CHUNK_BYTES", 7)
+    content = bytes(range(100))
+    (tmp_path / "a").write_bytes(content)
+    assert sha256_file(tmp_path / "a") == hashlib.sha256(content).hexdigest()
