@@ -31,8 +31,8 @@ def stretch_positions(source: int, target: int, dtype: type) -> np.ndarray:
     `scale * (i + 0.5) - 0.5` once, since torch's kernels compute that with a fused multiply-add.
     """
     scale = dtype(source) / dtype(target)
-    centres = np.arange(target) + 0.5
-    return (np.float64(scale) * centres.astype(dtype) - 0.5).astype(dtype)
+    centres = (np.arange(target) + 0.5).astype(dtype).astype(np.float64)
+    return (float(scale) * centres - 0.5).astype(dtype)
 
 
 def taps_at(positions: np.ndarray, count: int) -> LinearTaps:
