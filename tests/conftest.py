@@ -21,3 +21,60 @@ def shared_dir() -> Path:
 def golden_dir() -> Path:
     """Golden arrays that are committed with the tests."""
     return ROOT / "tests" / "golden"
+
+
+@pytest.fixture(scope="session")
+def golden_bundle(tmp_path_factory: pytest.TempPathFactory, golden_dir: Path) -> Path:
+    """The golden checkpoints exported in FP32: 128x128, 12 frames per window. Takes a minute or two."""
+    return _exported(golden_dir / "model_ckpts", tmp_path_factory.mktemp("golden") / "golden.bundle", 128, 128, 12)
+
+
+@pytest.fixture(scope="session")
+def other_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random checkpoints of another shape: two levels, one layer per block, other widths and heads."""
+    pytest.importorskip("torch")
+    from vexpress_trt.export.random_model import RandomModel
+    from vexpress_trt.export.random_weights import write_random_checkpoints
+
+    model = RandomModel(
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        cross_attention_dim=40,
+        projection_dim=48,
+        projection_depth=2,
+        projection_heads=2,
+        vae_channels=(16, 16, 32, 32),
+        vae_layers=1,
+        vae_groups=8,
+        audio_channels=24,
+        audio_hidden=48,
+        audio_layers=3,
+        audio_heads=4,
+        audio_feed_forward=64,
+    )
+    folder = tmp_path_factory.mktemp("other") / "model_ckpts"
+    write_random_checkpoints(folder, model, seed=5)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def other_bundle(tmp_path_factory: pytest.TempPathFactory, other_checkpoints: Path) -> Path:
+    """`other_checkpoints` exported in FP32: 104x72 (13x9 latents), 8 frames per window."""
+    return _exported(other_checkpoints, tmp_path_factory.mktemp("other") / "other.bundle", 104, 72, 8)
+
+
+def _exported(checkpoints: Path, target: Path, width: int, height: int, frames: int) -> Path:
+    torch = pytest.importorskip("torch")
+    from vexpress_trt.export.build_bundle import export_bundle
+    from vexpress_trt.export.checkpoints import load_checkpoints
+
+    torch.set_num_threads(1)  # tracing is one thread's work; two only get into each other's way
+    export_bundle(
+        load_checkpoints(checkpoints),
+        target,
+        precisions=("fp32",),
+        image_width=width,
+        image_height=height,
+        context_frames=frames,
+    )
+    return target

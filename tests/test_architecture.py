@@ -38,18 +38,25 @@ def test_no_module_of_a_room_imports_what_is_forbidden_to_it(room: str) -> None:
     assert not found
 
 
-def test_help_answers_without_heavy_libraries() -> None:
-    loaded = _loaded_by("import contextlib, io\nfrom vexpress_trt import cli\n"
-                        "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
-                        "    cli.main(['generate', '--help'])")  # fmt: skip
-    heavy = {"numpy", "cv2", "av", "PIL", "onnx", "onnxruntime", "openvino", "rich"} | TORCH_STACK
-    assert not loaded & heavy
+HELP = """
+import contextlib, io
+from vexpress_trt import cli
+with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+    cli.main(["generate", "--help"])
+"""
+REFUSAL = """
+from vexpress_trt import cli
+arguments = ["generate", "--reference_image_path", "a.png", "--audio_path", "b.wav", "--image_width", "100"]
+assert cli.main(arguments) == 2
+"""
 
 
-def test_a_refused_argument_answers_without_heavy_libraries() -> None:
-    loaded = _loaded_by("import contextlib, io, sys\nfrom vexpress_trt.runtime.request import GenerationRequest\n"
-                        "from vexpress_trt.engines.errors import UserError\n"
-                        "try:\n    GenerationRequest(reference_image_path='a', audio_path='b', image_width=100).validate()\n"
-                        "    sys.exit('not refused')\n"
-                        "except UserError:\n    pass")  # fmt: skip
-    assert not loaded & {"numpy", "cv2", "av", "onnxruntime", "openvino"}
+@pytest.mark.parametrize("statement", [HELP, REFUSAL], ids=["help", "refused argument"])
+def test_the_command_line_answers_without_heavy_libraries(statement: str) -> None:
+    heavy = {"numpy", "cv2", "av", "PIL", "onnx", "onnxruntime", "openvino", "rich", "psutil"} | TORCH_STACK
+    assert not _loaded_by(statement) & heavy
+
+
+def test_the_runtimes_public_names_come_without_the_export_stack() -> None:
+    names = "from vexpress_trt.runtime import Frame, Generation, GenerationRequest, Summary, generate, write_video"
+    assert not {name.split(".")[0] for name in _loaded_by(names)} & TORCH_STACK
