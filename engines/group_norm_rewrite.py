@@ -43,19 +43,18 @@ def _replacement(node: onnx.NodeProto, graph: onnx.GraphProto, channels: int, nu
     flat = constant("flat", [0, channels, -1], integer)  # whatever axes follow the channels
     per_channel = constant("per_channel", [-1, 1], integer)
     epsilon = attributes.get("epsilon", 1e-5)
+    own = {
+        name: f"{prefix}_{name}" for name in ("grouped", "normal", "whole", "factor", "term", "scaled", "sum", "shape")
+    }
     steps = [
-        ("Reshape", [data, split], "grouped", {}),
-        ("InstanceNormalization", ["grouped", one, zero], "normal", {"epsilon": epsilon}),
-        ("Reshape", ["normal", flat], "whole", {}),
-        ("Reshape", [scale, per_channel], "scale", {}),
-        ("Reshape", [bias, per_channel], "bias", {}),
-        ("Mul", ["whole", "scale"], "scaled", {}),
-        ("Add", ["scaled", "bias"], "shifted", {}),
-        ("Shape", [data], "shape", {}),
+        ("Reshape", [data, split], own["grouped"], {}),
+        ("InstanceNormalization", [own["grouped"], one, zero], own["normal"], {"epsilon": epsilon}),
+        ("Reshape", [own["normal"], flat], own["whole"], {}),
+        ("Reshape", [scale, per_channel], own["factor"], {}),
+        ("Reshape", [bias, per_channel], own["term"], {}),
+        ("Mul", [own["whole"], own["factor"]], own["scaled"], {}),
+        ("Add", [own["scaled"], own["term"]], own["sum"], {}),
+        ("Shape", [data], own["shape"], {}),
+        ("Reshape", [own["sum"], own["shape"]], node.output[0], {}),
     ]
-    own = {output: f"{prefix}_{output}" for _, _, output, _ in steps}
-    nodes = [
-        helper.make_node(kind, [own.get(name, name) for name in inputs], [own[output]], **settings)
-        for kind, inputs, output, settings in steps
-    ]
-    return [*nodes, helper.make_node("Reshape", [own["shifted"], own["shape"]], [node.output[0]])]
+    return [helper.make_node(kind, inputs, [output], **settings) for kind, inputs, output, settings in steps]

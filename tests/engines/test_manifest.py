@@ -58,7 +58,7 @@ def test_another_schema_says_how_to_export_again(bundle: Bundle) -> None:
         (_set("graphs", 0, "inputs", 1, "name", value="latents"), r"graphs\[0\].inputs is empty or repeats a name"),
         (
             _set("graphs", 0, "inputs", 0, "shape", 2, value="h;"),
-            r"graphs\[0\].inputs\[0\].shape\[2\] is 'h;', not a dim",
+            r"graphs\[0\].inputs\[0\].shape\[2\] is 'h;', not a",
         ),
         (_set("graphs", 0, "inputs", 0, "shape", 2, value=[]), r"shape\[2\] is \[\], not int or str"),
         (_set("files", GRAPH, "sha256", value="00"), r"files\['onnx/fp32/vae_decoder.onnx'\].sha256 is not 64"),
