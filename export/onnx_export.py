@@ -82,7 +82,7 @@ def _trace(module: nn.Module, inputs: Sequence[TensorSpec], arguments: Nested) -
     names = inspect.signature(module.forward).bind(*nested).arguments
     # "Oblivious": a batch of one must not get a graph of its own.
     with torch.fx.experimental._config.patch(backed_size_oblivious=True), torch.no_grad():
-        # Deferred: that a reshape divides (heads of the audio encoder) is checked when it runs, not proven for all sizes.
+        # Deferred: that the audio encoder's heads divide a reshape is checked when it runs, not proven for all sizes.
         return torch.export.export(
             module,
             tuple(arguments),

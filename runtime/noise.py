@@ -2,8 +2,9 @@
 
 Default: Philox 4x32-10 (Salmon et al. 2011), key = (seed mod 2^32, seed div 2^32), counter = (block, frame, 0, 0).
 Block b gives elements 4b to 4b + 3 of the frame's [4, h, w] latent in C order. Each pair (x, y) of its four words
-becomes two normals by Box-Muller in float32: u = ((x >> 8) + 1) 2^-24, v = (y >> 8) 2^-24, r = sqrt(-2 ln u),
-r cos(2 pi v), r sin(2 pi v). A frame's noise depends on nothing but the seed, its index and the latent's size.
+becomes two normals by Box-Muller, r cos(2 pi v) and r sin(2 pi v), with u = ((x >> 8) + 1) 2^-24, v = (y >> 8) 2^-24
+and r = sqrt(-2 ln u), computed in float64 and rounded once. A frame's noise depends on nothing but the seed, its index
+and the latent's size.
 """
 
 import numpy as np
@@ -39,10 +40,10 @@ def frame_noise(seed: int, frame: int, shape: tuple[int, ...]) -> np.ndarray:
     counters[:, 0] = np.arange(len(counters), dtype=np.uint32)
     counters[:, 1] = frame
     words = philox(counters, (seed & 0xFFFFFFFF, seed >> 32)).reshape(-1, 2) >> np.uint32(8)
-    scale = np.float32(2.0**-24)
-    radius = np.sqrt(np.float32(-2.0) * np.log((words[:, 0] + np.uint32(1)).astype(np.float32) * scale))
-    angle = np.float32(2.0 * np.pi) * (words[:, 1].astype(np.float32) * scale)
-    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).reshape(-1)[:count].reshape(shape)
+    radius = np.sqrt(-2.0 * np.log((words[:, 0] + 1.0) * 2.0**-24))
+    angle = 2.0 * np.pi * (words[:, 1] * 2.0**-24)
+    pairs = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).astype(np.float32)
+    return pairs.reshape(-1)[:count].reshape(shape)
 
 
 def upstream_noise(seed: int, skipped: int, frames: int, shape: tuple[int, ...]) -> np.ndarray:
