@@ -1,6 +1,7 @@
-"""Graphs on OpenVINO's CPU plugin, the fast choice on x86: bf16 on AMX where the processor has it."""
+"""OpenVINO's CPU plugin: the fast choice on x86, in bf16 where the processor has matrix tiles (AMX)."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,59 +11,85 @@ from vexpress_trt.engines.cpu import cpu, usable_cores
 from vexpress_trt.engines.engine import Engine, out_of_memory
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.manifest import GraphSpec
+from vexpress_trt.engines.onnx_files import load_structure
 
 _ELEMENT_TYPES = {"fp32": "f32", "bf16": "bf16"}
 
+Shapes = tuple[tuple[int, ...], ...]
+
 
 class OpenVinoEngine(Engine):
-    """One graph, compiled anew when the input shapes change: fixed shapes run up to a third faster than symbolic ones.
+    """A graph of any precision, computed in fp32 or bf16.
 
-    Only the last shapes are kept compiled, since each set has its own copy of weights and intermediate values. Inputs
-    are used in place, except read-only arrays, which openvino refuses. Outputs lie in the inference request.
+    The first input shapes get a model compiled for them, which runs up to a third faster; all other shapes share one
+    with symbolic sizes, because compiling takes seconds. Inputs are used in place, except read-only arrays, which
+    openvino refuses; outputs lie in the inference request.
     """
 
     def __init__(
-        self, bundle: Bundle, spec: GraphSpec, *, backend: str, threads: int | None = None, dtype: str | None = None
+        self,
+        bundle: Bundle,
+        spec: GraphSpec,
+        *,
+        backend: str = "openvino",
+        threads: int | None = None,
+        dtype: str | None = None,
     ) -> None:
-        """Raises UserError for a `dtype` that openvino does not compute in, and when the graph cannot be read."""
+        """`dtype` "fp32" or "bf16"; None takes bf16 where the processor has AMX.
+
+        Raises UserError for another `dtype` and when the graph cannot be read.
+        """
         super().__init__(spec)
         self.backend = backend
         self._settings = _settings(dtype, threads)
-        try:
-            self._model = _core().read_model(str(bundle.path(spec.path)))
-        except RuntimeError as problem:
-            raise UserError(
-                f"openvino cannot read {bundle.path(spec.path)} ({str(problem).splitlines()[-1]}): update openvino or "
-                "choose --backend onnxruntime"
-            ) from None
-        self._shapes: tuple[tuple[int, ...], ...] | None = None
-        self._request: Any = None
+        self._file = bundle.path(spec.path)
+        load_structure(bundle, spec)  # refuses weights outside the bundle, which openvino would read
+        self._model = self._attempt("read", lambda: _core().read_model(str(self._file)))
+        self._first_shapes: Shapes | None = None
+        self._first_request: Any = None
+        self._other_request: Any = None
 
     def _bind(self, name: str, array: np.ndarray) -> None:
-        """Goes to the request when executed, since that depends on all shapes; until then the array is kept alive."""
+        """Only keeps it: which request it goes to depends on the shapes of all inputs."""
         if not array.flags.writeable:
             self._bound[name] = array.copy()
 
     def _execute(self, sizes: dict[str, int]) -> dict[str, np.ndarray]:
-        shapes = tuple(self._bound[tensor.name].shape for tensor in self.spec.inputs)
-        try:
-            if shapes != self._shapes:
-                self._compile(shapes)
-            for tensor in self.spec.inputs:
-                self._request.set_tensor(tensor.name, _shared(self._bound[tensor.name]))
-            self._request.infer()
-        except RuntimeError as problem:
-            raise out_of_memory(problem, self.spec.name) or problem from None
-        return {tensor.name: _array(self._request.get_tensor(tensor.name)) for tensor in self.spec.outputs}
-
-    def _compile(self, shapes: tuple[tuple[int, ...], ...]) -> None:
-        self._request = self._shapes = None  # frees what belongs to the previous shapes first
-        self._model.reshape({t.name: list(shape) for t, shape in zip(self.spec.inputs, shapes, strict=True)})
-        self._request = _core().compile_model(self._model, "CPU", self._settings).create_infer_request()
-        self._shapes = shapes
+        request = self._request(tuple(self._bound[tensor.name].shape for tensor in self.spec.inputs))
+        for tensor in self.spec.inputs:
+            request.set_tensor(tensor.name, _shared(self._bound[tensor.name]))
+        self._attempt("run", request.infer)
+        return {tensor.name: _array(request.get_tensor(tensor.name)) for tensor in self.spec.outputs}
 
     def _release(self) -> None:
-        self._request = self._model = None
+        self._first_request = self._other_request = self._model = None
+
+    def _request(self, shapes: Shapes) -> Any:
+        if self._first_shapes is None:
+            fixed = self._model.clone()
+            fixed.reshape({tensor.name: list(shape) for tensor, shape in zip(self.spec.inputs, shapes, strict=True)})
+            self._first_request = self._compile(fixed)
+            self._first_shapes = shapes
+        if shapes == self._first_shapes:
+            return self._first_request
+        if self._other_request is None:
+            self._other_request = self._compile(self._model)
+        return self._other_request
+
+    def _compile(self, model: Any) -> Any:
+        return self._attempt(
+            "compile", lambda: _core().compile_model(model, "CPU", self._settings).create_infer_request()
+        )
+
+    def _attempt(self, action: str, call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except RuntimeError as problem:
+            lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
+            reason = lines[-1] if lines else "no reason given"  # the lines before name openvino's source files
+            raise out_of_memory(problem, self.spec.name) or UserError(
+                f"openvino cannot {action} {self._file} ({reason}): update openvino or choose --backend onnxruntime"
+            ) from None
 
 
 @functools.cache

@@ -1,0 +1,183 @@
+"""The torch engine: networks rebuilt from a bundle give what the exporter's own modules give."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+pytest.importorskip("torch", reason="needs the export extra")
+pytest.importorskip("diffusers", reason="needs the export extra")
+
+import torch  # noqa: E402
+
+from vexpress_trt.engines.bundle import Bundle, write_bundle  # noqa: E402
+from vexpress_trt.engines.engine import load_engine  # noqa: E402
+from vexpress_trt.engines.errors import UserError  # noqa: E402
+from vexpress_trt.engines.manifest import ModelConfig  # noqa: E402
+from vexpress_trt.engines.verify import vector_inputs  # noqa: E402
+from vexpress_trt.export.checkpoints import Checkpoints, load_checkpoints  # noqa: E402
+from vexpress_trt.export.graphs import Graph, graphs  # noqa: E402
+
+GRAPHS = "audio_encoder audio_projection kps_guider vae_encoder reference denoiser_guided denoiser_single vae_decoder"
+SMALL = {"B": 1, "F": 2, "h": 8, "w": 9, "N": 2, "S": 2000}
+
+
+@pytest.fixture(scope="module")
+def checkpoints(golden_dir: Path) -> Checkpoints:
+    return load_checkpoints(golden_dir / "model_ckpts", hash_files=False)
+
+
+@pytest.fixture(scope="module")
+def by_name(checkpoints: Checkpoints) -> dict[str, Graph]:
+    return {graph.name: graph for graph in graphs(checkpoints)}
+
+
+@pytest.fixture
+def store(checkpoints: Checkpoints, model_config: ModelConfig, save_graph: Callable, tmp_path: Path) -> Callable:
+    """Writes a bundle of one graph that has the network's weights and no nodes of it: torch needs no more."""
+
+    def write(graph: Graph, precision: str = "fp32", drop: str = "", networks: dict | None = None) -> Bundle:
+        module = graph.build(checkpoints)
+        spec = graph.spec(precision)
+        dtype = {"fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16}[precision]
+        weights = {key: t.float().numpy().astype(dtype) for key, t in module.state_dict().items() if key != drop}
+        values = [helper.make_tensor_value_info(t.name, TensorProto.FLOAT, t.shape) for t in spec.inputs]
+        results = [helper.make_tensor_value_info(t.name, TensorProto.FLOAT, t.shape) for t in spec.outputs]
+        own = checkpoints.networks
+        known = {
+            "unet": checkpoints.unet_config,
+            "vae": checkpoints.vae_config,
+            "wav2vec2": checkpoints.wav2vec2_config,
+            "motion": asdict(own.motion),
+            "guider": asdict(own.guider),
+            "projection": asdict(own.projection),
+        }
+        with write_bundle(tmp_path / "x.bundle") as writer:
+            path = writer.path(spec.path)
+            save_graph(path, [], values, results, weights, graph.name)
+            (path.parent / f"{graph.name}.data").rename(writer.path(spec.files[1]))
+            _relocate(path, Path(spec.files[1]).name)
+            writer.finish(
+                producer="tests 1.0", model=model_config, graphs=(spec,), licence="none", provenance={},
+                networks=known if networks is None else networks, random_weights=True,
+            )  # fmt: skip
+        return Bundle.open(tmp_path / "x.bundle")
+
+    return write
+
+
+def _relocate(path: Path, location: str) -> None:
+    model = onnx.load(path, load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = location
+    path.write_bytes(model.SerializeToString())
+
+
+def _module_outputs(graph: Graph, checkpoints: Checkpoints, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    with torch.inference_mode():
+        module = graph.build(checkpoints).to(torch.float32)
+        outputs = module(*graph.arguments([torch.from_numpy(array) for array in inputs.values()]))
+    return [output.numpy() for output in (outputs if isinstance(outputs, (tuple, list)) else (outputs,))]
+
+
+@pytest.mark.parametrize("name", GRAPHS.split())
+def test_a_rebuilt_network_gives_what_the_exported_module_gives(
+    name: str, by_name: dict[str, Graph], checkpoints: Checkpoints, store: Callable
+) -> None:
+    graph = by_name[name]
+    inputs = vector_inputs(graph.spec("fp32"), SMALL)
+    expected = _module_outputs(graph, checkpoints, inputs)
+    with load_engine(store(graph), name, backend="torch", threads=2) as engine:
+        outputs = engine.run(**inputs)
+    assert list(outputs) == [tensor.name for tensor in graph.outputs]
+    for output, wanted in zip(outputs.values(), expected, strict=True):
+        scale = np.abs(wanted).max()
+        np.testing.assert_allclose(output / scale, wanted / scale, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_it_computes_in_the_type_asked_for_and_answers_in_the_graphs(
+    precision: str, dtype: str, by_name: dict[str, Graph], checkpoints: Checkpoints, store: Callable
+) -> None:
+    graph = by_name["denoiser_guided"]
+    exact = _module_outputs(graph, checkpoints, vector_inputs(graph.spec("fp32"), SMALL))[0]
+    with load_engine(store(graph, precision), graph.name, backend="torch", precision=precision, dtype=dtype) as engine:
+        assert next(engine._module.parameters()).dtype == {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
+        prediction = engine.run(**vector_inputs(engine.spec, SMALL))["prediction"]
+    assert prediction.dtype == np.float32
+    error = 20 * np.log10(np.linalg.norm(exact) / np.linalg.norm(prediction - exact))
+    least = {"fp32": 90, "fp16": 40, "bf16": 20}[precision]
+    assert error > (least if dtype == "fp32" else 20)
+    assert dtype == "fp32" or error < 60
+
+
+def test_bfloat16_goes_in_and_out(by_name: dict[str, Graph], store: Callable) -> None:
+    graph = by_name["reference"]
+    with load_engine(store(graph, "bf16"), "reference", backend="torch", precision="bf16") as engine:
+        outputs = engine.run(**vector_inputs(engine.spec, SMALL))
+    assert {array.dtype.name for array in outputs.values()} == {"bfloat16"}
+
+
+def test_read_only_arrays_are_taken_without_a_warning(by_name: dict[str, Graph], store: Callable) -> None:
+    graph = by_name["kps_guider"]
+    inputs = vector_inputs(graph.spec("fp32"), SMALL)
+    for array in inputs.values():
+        array.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with load_engine(store(graph), graph.name, backend="torch") as engine:
+            engine.run(**inputs)
+
+
+def test_a_missing_weight_is_named(by_name: dict[str, Graph], store: Callable) -> None:
+    bundle = store(by_name["kps_guider"], drop="conv_out.bias")
+    with pytest.raises(UserError, match="does not hold the weights of kps_guider .*conv_out.bias"):
+        load_engine(bundle, "kps_guider", backend="torch")
+
+
+def test_a_bundle_without_configurations_is_refused(by_name: dict[str, Graph], store: Callable) -> None:
+    bundle = store(by_name["kps_guider"], networks={})
+    with pytest.raises(UserError, match="has no configuration 'guider'"):
+        load_engine(bundle, "kps_guider", backend="torch")
+
+
+def test_a_shortened_weight_file_is_named(by_name: dict[str, Graph], store: Callable) -> None:
+    bundle = store(by_name["kps_guider"])
+    path = bundle.path("onnx/fp32/kps_guider.data")
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(UserError, match="kps_guider.data ends before the data of"):
+        load_engine(bundle, "kps_guider", backend="torch")
+
+
+def test_a_type_torch_has_no_name_for_is_refused(by_name: dict[str, Graph], store: Callable) -> None:
+    with pytest.raises(UserError, match="torch computes in fp32, fp16, bf16, not in int8"):
+        load_engine(store(by_name["kps_guider"]), "kps_guider", backend="torch", dtype="int8")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU that torch can use")
+def test_without_a_gpu_it_says_so(by_name: dict[str, Graph], store: Callable) -> None:
+    from vexpress_trt.engines.torch_engine import TorchEngine
+
+    bundle = store(by_name["kps_guider"])
+    with pytest.raises(UserError, match="finds no GPU it can use: leave out --device cuda"):
+        TorchEngine(bundle, bundle.graph("kps_guider", "fp32"), backend="torch-cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU and a torch built for it")
+def test_a_gpu_gives_the_same(by_name: dict[str, Graph], checkpoints: Checkpoints, store: Callable) -> None:
+    graph = by_name["denoiser_guided"]
+    inputs = vector_inputs(graph.spec("fp32"), SMALL)
+    expected = _module_outputs(graph, checkpoints, inputs)[0]
+    with load_engine(store(graph), graph.name, backend="torch-cuda") as engine:
+        prediction = engine.run(**inputs)["prediction"]
+    assert 20 * np.log10(np.linalg.norm(expected) / np.linalg.norm(prediction - expected)) > 40
