@@ -8,10 +8,27 @@ from collections.abc import Collection, Mapping
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
-from onnxscript import rewriter
 from onnxscript.optimizer import _constant_folding as folding
+from onnxscript.rewriter import RewritePass
+from onnxscript.rewriter.rules import common as rules
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
+
+# Those of onnxscript's rules that find something in these networks: trying them all takes as long as the tracing.
+_RULES = [
+    rules.add_0_rule,
+    rules.div_by_1_rule,
+    rules.mul_by_1_rule,
+    rules.no_op_cast_rule,
+    rules.no_op_expand_rule,
+    rules.no_op_transpose_rule,
+    rules.reshape_reshape_rule,
+    rules.squeeze_reshape_1d_rule,
+    rules.transpose_transpose_rule,
+    rules.unsqueeze_unsqueeze_rule,
+    rules.collapse_slice_rule,
+    rules.collapse_slice2_rule,
+]
 
 
 def tidy(model: ir.Model, *, symbols: Mapping[str, str]) -> None:
@@ -93,11 +110,10 @@ def _optimise(model: ir.Model, parameters: Collection[str]) -> None:
         output_size_limit=folding.DEFAULT_CONSTANT_FOLD_OUTPUT_SIZE_LIMIT,
         should_fold=should_fold,
     )
-    rewrite = rewriter.RewritePass(rewriter._DEFAULT_REWRITE_RULES)
     unused = (common.RemoveUnusedNodesPass(), common.RemoveUnusedFunctionsPass(), common.RemoveUnusedOpsetsPass())
     ir.passes.Sequential(
         common.InlinePass(),
-        ir.passes.PassManager([fold, rewrite, *unused], steps=2, early_stop=True),
+        ir.passes.PassManager([fold, RewritePass(_RULES), *unused], steps=2, early_stop=True),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common.NameFixPass(),
     )(model)
