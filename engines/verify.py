@@ -6,24 +6,27 @@ torch modules are stored, each thinned to a few thousand values.
 
 import json
 import math
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from vexpress_trt.engines.bundle import Bundle
+from vexpress_trt.engines.cpu import cpu
 from vexpress_trt.engines.dims import evaluate
 from vexpress_trt.engines.engine import Engine, load_engine
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.manifest import GraphSpec, TensorSpec
+from vexpress_trt.engines.selection import choose_backend, choose_precision
 
 VECTOR_FOLDER = "parity"
 MAX_VALUES = 4096  # stored per output
 
-# Signal to error, in dB, below which a graph is wrong rather than rounded. Rounding alone gives about 110 (fp32), 55 to
-# 75 (fp16) and 35 to 45 (bf16) on these networks; a wrong weight or axis gives less than 20.
+# Signal to error, in dB, below which a graph is wrong rather than rounded. Rounding alone gives 100 and more (fp32), 55
+# to 75 (fp16) and 30 to 45 (bf16) on these networks; a wrong weight or axis gives less than 20.
 THRESHOLDS_DB = {"fp32": 80.0, "fp16": 40.0, "bf16": 25.0}
 
 # FP32 matrix products on a GPU's tensor cores (TF32) have ten bits of mantissa, as FP16.
@@ -33,7 +36,10 @@ _CPU_BACKENDS = ("onnxruntime", "openvino", "torch")
 
 @dataclass(frozen=True)
 class ParityResult:
-    """How far a graph on a backend is from its FP32 torch module: the worst of its outputs."""
+    """How far a graph on a backend is from its FP32 torch module: the worst of its outputs.
+
+    An output with values that are not finite has `snr_db` -inf and `max_abs` inf.
+    """
 
     graph: str
     precision: str
@@ -45,31 +51,41 @@ class ParityResult:
 
     @property
     def passed(self) -> bool:
+        """Whether the difference can be rounding."""
         return self.snr_db >= self.threshold_db
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields and `passed`, for JSON, which has no infinity: None there."""
+        fields = {**asdict(self), "passed": self.passed}
+        return {name: None if value in (math.inf, -math.inf) else value for name, value in fields.items()}
 
 
 def verify_bundle(
-    bundle: Bundle,
+    bundle: Bundle | Path,
     backend: str = "auto",
     precision: str | None = None,
     *,
     dtype: str | None = None,
     threads: int | None = None,
-    graphs: Collection[str] | None = None,
     report: Callable[[ParityResult], None] = lambda result: None,
 ) -> list[ParityResult]:
-    """Run every graph (or those in `graphs`) of one precision on `backend` and compare with the stored outputs.
+    """Run every graph on `backend` and compare with the stored outputs.
 
-    `backend`, `precision`, `dtype` and `threads` are those of `load_engine`; `report` is called with each result as it
-    is known. One engine is loaded at a time. Raises UserError when an engine cannot be loaded or vectors are missing.
+    `precision` None checks all precisions of the bundle that the backend runs; `dtype` and `threads` are those of
+    `load_engine`. `report` is called with each result as it is known. One engine is loaded at a time. Raises UserError
+    when an engine cannot be loaded or the bundle has no test vectors.
     """
-    names = dict.fromkeys(spec.name for spec in bundle.manifest.graphs if not graphs or spec.name in graphs)
+    bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    name, _ = choose_backend(backend)
+    kind = name.partition(":")[0]
+    runnable = [each for each in bundle.precisions if choose_precision(kind, [each]) == each]
+    graphs = dict.fromkeys(spec.name for spec in bundle.manifest.graphs)
     results = []
-    for name in names:
-        with load_engine(bundle, name, backend=backend, precision=precision, dtype=dtype, threads=threads) as engine:
-            result = verify_engine(bundle, engine, dtype=dtype)
-        report(result)
-        results.append(result)
+    for each in [precision] if precision else runnable or bundle.precisions[:1]:
+        for graph in graphs:
+            with load_engine(bundle, graph, backend=name, precision=each, dtype=dtype, threads=threads) as engine:
+                results.append(verify_engine(bundle, engine, dtype=dtype))
+            report(results[-1])
     return results
 
 
@@ -77,30 +93,52 @@ def verify_engine(bundle: Bundle, engine: Engine, *, dtype: str | None = None) -
     """Compare one loaded engine with its graph's stored outputs; `dtype` is what it was told to compute in, if so."""
     spec = engine.spec
     sizes, expected = read_vectors(bundle.path(vector_path(spec.name)))
-    threshold = min(THRESHOLDS_DB[name] for name in (spec.precision, dtype) if name in THRESHOLDS_DB)
-    if engine.backend not in _CPU_BACKENDS:
-        threshold = min(threshold, _TF32_DB)
     outputs = engine.run(**vector_inputs(spec, sizes))
-    worst = min((compare(expected[t.name], thin(outputs[t.name])) + (t.name,) for t in spec.outputs), key=_badness)
-    return ParityResult(spec.name, spec.precision, engine.backend, worst[2], worst[0], worst[1], threshold)
+    worst, snr, error = compare(expected, outputs)
+    return ParityResult(spec.name, spec.precision, engine.backend, worst, snr, error, _threshold(engine, dtype))
 
 
-def compare(expected: np.ndarray, actual: np.ndarray) -> tuple[float, float]:
-    """(signal to error in dB, largest absolute error); (-inf, inf) for another shape or values that are not finite."""
+def format_results(results: Sequence[ParityResult]) -> str:
+    """A table for people, one line per graph, and a sentence."""
+    lines = [f"{'graph':<17} {'precision':<9} {'backend':<12} {'SNR, dB':>7} {'needed':>6}  largest error"]
+    for result in results:
+        lines.append(
+            f"{result.graph:<17} {result.precision:<9} {result.backend:<12} {result.snr_db:7.1f} "
+            f"{result.threshold_db:6.0f}  {result.max_abs:.2g} ({result.output}){'' if result.passed else '  FAILED'}"
+        )
+    failed = sum(not result.passed for result in results)
+    lines.append(f"{failed} of {len(results)} graphs differ" if failed else f"all {len(results)} graphs agree")
+    return "\n".join(lines)
+
+
+def compare(expected: Mapping[str, np.ndarray], actual: Mapping[str, np.ndarray]) -> tuple[str, float, float]:
+    """The output with the lowest ratio of signal to error: (name, that ratio in dB, largest absolute error).
+
+    `expected` are thinned arrays (see `thin`), `actual` whole ones of any dtype.
+    """
+    differences = {name: difference(expected[name], thin(array)) for name, array in actual.items()}
+    worst = min(differences, key=lambda name: differences[name][0])
+    return worst, *differences[worst]
+
+
+def difference(expected: np.ndarray, actual: np.ndarray) -> tuple[float, float]:
+    """(signal to error in dB, at most 300; largest absolute error), or (-inf, inf).
+
+    The latter for another shape and for values that are not finite.
+    """
     if expected.shape != actual.shape or not np.isfinite(actual).all():
         return -math.inf, math.inf
     error = actual.astype(np.float64) - expected
-    power = float(np.square(expected, dtype=np.float64).sum())
-    noise = float(np.square(error).sum())
-    snr = 300.0 if noise == 0 else 10 * math.log10(max(power, 1e-300) / noise)
-    return min(snr, 300.0), float(np.abs(error).max(initial=0.0))
+    power, noise = float(np.square(expected, dtype=np.float64).sum()), float(np.square(error).sum())
+    snr = 300.0 if noise == 0 else min(10 * math.log10(max(power, 1e-300) / noise), 300.0)
+    return snr, float(np.abs(error).max(initial=0.0))
 
 
 def vector_inputs(spec: GraphSpec, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
     """Inputs for `spec` when its symbols have these `sizes`: the same values on every machine and in every precision.
 
-    They are multiples of 1/64 between -2 and 2 (standard deviation 1.2), which every precision holds exactly; [0, 1)
-    for pictures of key points, whole numbers for timesteps, and V-Express's usual values for the two weights.
+    They are odd multiples of 1/128 between -2 and 2 (standard deviation 1.15), which every precision holds exactly;
+    [0, 1) for pictures of key points, whole numbers for timesteps, and V-Express's usual values for the two weights.
     """
     arrays = {}
     for tensor in spec.inputs:
@@ -166,5 +204,9 @@ def _numpy_dtype(name: str) -> np.dtype:
     return np.dtype(name)
 
 
-def _badness(entry: tuple[float, float, str]) -> float:
-    return entry[0]
+def _threshold(engine: Engine, dtype: str | None) -> float:
+    """What the coarser of the graph's type and the arithmetic can reach."""
+    if dtype is None and engine.backend == "openvino" and cpu().has_amx_bf16:
+        dtype = "bf16"  # its choice on such processors
+    threshold = min(THRESHOLDS_DB[each] for each in (engine.spec.precision, dtype) if each in THRESHOLDS_DB)
+    return threshold if engine.backend in _CPU_BACKENDS else min(threshold, _TF32_DB)
