@@ -138,13 +138,9 @@ def _media() -> list[Check]:
     try:
         av = importlib.import_module("av")
     except ImportError as problem:
-        return [
-            Check("media", "PyAV", "problem", f"cannot be imported ({problem})", "pip install --force-reinstall av")
-        ]
-    return [
-        _encoder(av, "H.264 encoder", ("libx264", "libopenh264"), "video"),
-        _encoder(av, "AAC encoder", ("aac",), "sound"),
-    ]
+        detail = f"cannot be imported ({problem})"
+        return [Check("media", "PyAV", "problem", detail, "pip install --force-reinstall av")]
+    return [_encoder(av, "H.264 encoder", "libx264", "video"), _encoder(av, "AAC encoder", "aac", "sound")]
 
 
 def _encoder(av: Any, name: str, codec: str, kind: str) -> Check:

@@ -1,7 +1,7 @@
 """The torch engine: networks rebuilt from a bundle give what the exporter's own modules give."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -26,6 +26,15 @@ from vexpress_trt.export.graphs import Graph, graphs  # noqa: E402
 
 GRAPHS = "audio_encoder audio_projection kps_guider vae_encoder reference denoiser_guided denoiser_single vae_decoder"
 SMALL = {"B": 1, "F": 2, "h": 8, "w": 9, "N": 2, "S": 2000}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """The networks are so small that threads mostly wait for one another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +104,7 @@ def test_a_rebuilt_network_gives_what_the_exported_module_gives(
     graph = by_name[name]
     inputs = vector_inputs(graph.spec("fp32"), SMALL)
     expected = _module_outputs(graph, checkpoints, inputs)
-    with load_engine(store(graph), name, backend="torch", threads=2) as engine:
+    with load_engine(store(graph), name, backend="torch", threads=1) as engine:
         outputs = engine.run(**inputs)
     assert list(outputs) == [tensor.name for tensor in graph.outputs]
     for output, wanted in zip(outputs.values(), expected, strict=True):
@@ -103,14 +112,16 @@ def test_a_rebuilt_network_gives_what_the_exported_module_gives(
         np.testing.assert_allclose(output / scale, wanted / scale, atol=1e-5)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("fp32", "bf16"), ("fp16", "fp32"), ("bf16", "fp32"), ("bf16", "bf16")]
+)
 def test_it_computes_in_the_type_asked_for_and_answers_in_the_graphs(
     precision: str, dtype: str, by_name: dict[str, Graph], checkpoints: Checkpoints, store: Callable
 ) -> None:
     graph = by_name["denoiser_guided"]
     exact = _module_outputs(graph, checkpoints, vector_inputs(graph.spec("fp32"), SMALL))[0]
-    with load_engine(store(graph, precision), graph.name, backend="torch", precision=precision, dtype=dtype) as engine:
+    settings = {"backend": "torch", "precision": precision, "dtype": dtype, "threads": 1}
+    with load_engine(store(graph, precision), graph.name, **settings) as engine:
         assert next(engine._module.parameters()).dtype == {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
         prediction = engine.run(**vector_inputs(engine.spec, SMALL))["prediction"]
     assert prediction.dtype == np.float32
@@ -122,7 +133,7 @@ def test_it_computes_in_the_type_asked_for_and_answers_in_the_graphs(
 
 def test_bfloat16_goes_in_and_out(by_name: dict[str, Graph], store: Callable) -> None:
     graph = by_name["reference"]
-    with load_engine(store(graph, "bf16"), "reference", backend="torch", precision="bf16") as engine:
+    with load_engine(store(graph, "bf16"), "reference", backend="torch", precision="bf16", threads=1) as engine:
         outputs = engine.run(**vector_inputs(engine.spec, SMALL))
     assert {array.dtype.name for array in outputs.values()} == {"bfloat16"}
 
@@ -134,20 +145,20 @@ def test_read_only_arrays_are_taken_without_a_warning(by_name: dict[str, Graph],
         array.flags.writeable = False
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with load_engine(store(graph), graph.name, backend="torch") as engine:
+        with load_engine(store(graph), graph.name, backend="torch", threads=1) as engine:
             engine.run(**inputs)
 
 
 def test_a_missing_weight_is_named(by_name: dict[str, Graph], store: Callable) -> None:
     bundle = store(by_name["kps_guider"], drop="conv_out.bias")
     with pytest.raises(UserError, match="does not hold the weights of kps_guider .*conv_out.bias"):
-        load_engine(bundle, "kps_guider", backend="torch")
+        load_engine(bundle, "kps_guider", backend="torch", threads=1)
 
 
 def test_a_bundle_without_configurations_is_refused(by_name: dict[str, Graph], store: Callable) -> None:
     bundle = store(by_name["kps_guider"], networks={})
     with pytest.raises(UserError, match="has no configuration 'guider'"):
-        load_engine(bundle, "kps_guider", backend="torch")
+        load_engine(bundle, "kps_guider", backend="torch", threads=1)
 
 
 def test_a_shortened_weight_file_is_named(by_name: dict[str, Graph], store: Callable) -> None:
@@ -155,7 +166,7 @@ def test_a_shortened_weight_file_is_named(by_name: dict[str, Graph], store: Call
     path = bundle.path("onnx/fp32/kps_guider.data")
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(UserError, match="kps_guider.data ends before the data of"):
-        load_engine(bundle, "kps_guider", backend="torch")
+        load_engine(bundle, "kps_guider", backend="torch", threads=1)
 
 
 def test_a_type_torch_has_no_name_for_is_refused(by_name: dict[str, Graph], store: Callable) -> None:

@@ -1,0 +1,199 @@
+"""Which backend, which graphs, which arithmetic."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from vexpress_trt.engines import selection
+from vexpress_trt.engines.bundle import Bundle
+from vexpress_trt.engines.cpu import Cpu
+from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.gpu import Gpu, GpuStatus
+from vexpress_trt.engines.selection import (
+    EngineChoice,
+    available_backends,
+    choose_backend,
+    choose_engines,
+    choose_precision,
+    engine_class,
+)
+
+NO_DRIVER = GpuStatus(None, (), "no NVIDIA driver")
+TWO_GPUS = GpuStatus("13.0", tuple(Gpu(i, "H100", 80 << 30, (9, 0)) for i in range(2)), "")
+ALL = {"openvino": "2026.4", "onnxruntime": "1.31", "torch": "2.13.0"}
+
+
+class Machine:
+    """A machine with chosen packages, processor and GPUs, and bundles with chosen precisions."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        self._patch = monkeypatch
+        self.has()
+
+    def has(self, packages: dict[str, str] = ALL, *, amx: bool = False, gpu: GpuStatus = NO_DRIVER) -> None:
+        flags = ("amx_tile", "amx_bf16") if amx else ()
+        self._patch.setattr(selection, "cpu", lambda: Cpu("Xeon", flags))
+        self._patch.setattr(selection, "gpu_status", lambda: gpu)
+        self._patch.setattr(selection, "find_spec", lambda name: packages.get(name))
+        self._patch.setattr(
+            selection,
+            "package_version",
+            lambda *names: next((packages[name] for name in names if name in packages), None),
+        )
+
+    @staticmethod
+    def choose(*precisions: str, **wishes) -> EngineChoice:
+        def graph(name: str, precision: str) -> None:
+            if precision not in precisions:
+                raise UserError(f"add {precision}")
+
+        return choose_engines(SimpleNamespace(precisions=precisions, graph=graph), **wishes)
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("missing", "taken"),
+    [((), "openvino"), (("openvino",), "onnxruntime"), (("openvino", "onnxruntime"), "torch")],
+)
+def test_auto_takes_the_first_that_is_installed_and_says_why(machine: Machine, missing: tuple, taken: str) -> None:
+    machine.has({name: version for name, version in ALL.items() if name not in missing})
+    name, reason = choose_backend()
+    assert name == taken
+    assert reason.startswith(f"{taken} {ALL[taken]} on Xeon: ")
+
+
+def test_without_any_backend_the_command_that_helps_is_named(machine: Machine) -> None:
+    machine.has({})
+    with pytest.raises(UserError, match="no backend works here: install one with `pip install onnxruntime`"):
+        choose_backend()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "openvino",
+            "cannot run here: openvino is not installed; install it with `pip install openvino`; here work: onn",
+        ),
+        ("cpu", "there is no backend 'cpu'; here work: onnxruntime, torch"),
+        ("torch:1", "there is no backend 'torch:1'"),
+        ("tensorrt", "the backend tensorrt cannot run here: this version of vexpress has no engine for it"),
+        ("torch-cuda", "the backend torch-cuda cannot run here: no NVIDIA driver"),
+    ],
+)
+def test_what_cannot_run_is_refused_with_the_reason(machine: Machine, name: str, said: str) -> None:
+    machine.has({name: version for name, version in ALL.items() if name != "openvino"})
+    with pytest.raises(UserError, match=said):
+        choose_backend(name)
+
+
+@pytest.mark.parametrize(
+    ("backend", "amx", "dtype", "precisions", "chosen"),
+    [
+        ("openvino", True, "auto", ("fp32", "fp16"), ("fp32", "bf16")),
+        ("openvino", False, "auto", ("fp32", "fp16"), ("fp32", "fp32")),
+        ("openvino", True, "fp32", ("fp16", "fp32"), ("fp32", "fp32")),
+        ("openvino", False, "bf16", ("fp32",), ("fp32", "bf16")),
+        ("openvino", True, "auto", ("fp16",), ("fp16", "bf16")),
+        ("openvino", True, "auto", ("bf16",), ("bf16", "bf16")),
+        ("onnxruntime", True, "auto", ("fp16", "fp32"), ("fp32", "fp32")),
+        ("onnxruntime", True, "auto", ("fp16", "bf16"), ("fp16", "fp16")),
+        ("onnxruntime", True, "fp16", ("fp32", "fp16"), ("fp16", "fp16")),
+        ("torch", True, "auto", ("fp32", "fp16"), ("fp32", "fp32")),
+        ("torch", True, "bf16", ("fp32", "bf16"), ("fp32", "bf16")),
+        ("torch", True, "fp16", ("fp16",), ("fp16", "fp16")),
+    ],
+)
+def test_graphs_and_arithmetic_follow_the_backend(machine: Machine, backend, amx, dtype, precisions, chosen) -> None:
+    machine.has(amx=amx)
+    choice = machine.choose(*precisions, backend=backend, dtype=dtype)
+    assert (choice.backend, choice.precision, choice.dtype) == (backend, *chosen)
+    assert choice.reason
+
+
+@pytest.mark.parametrize(
+    ("backend", "dtype", "precisions", "said"),
+    [
+        ("openvino", "fp32", ("fp16",), "add fp32"),
+        ("torch", "fp32", ("fp16",), "add fp32"),
+        ("onnxruntime", "fp32", ("fp16",), "add fp32"),
+        ("onnxruntime", "fp16", ("fp32",), "add fp16"),
+        ("onnxruntime", "auto", ("bf16",), "add fp32"),
+        ("onnxruntime", "bf16", ("fp32", "bf16"), "onnxruntime cannot run bf16 on a CPU: choose --dtype fp32"),
+        ("openvino", "fp16", ("fp16",), "openvino computes in fp32 or bf16 on a CPU"),
+    ],
+)
+def test_what_cannot_be_computed_is_refused(machine: Machine, backend, dtype, precisions, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        machine.choose(*precisions, backend=backend, dtype=dtype)
+
+
+def test_a_missing_precision_names_the_export_command(bundle: Bundle) -> None:
+    with pytest.raises(UserError, match="vexpress export --checkpoints DIR --bundle .* --precision fp16"):
+        choose_engines(bundle, backend="onnxruntime", dtype="fp16")
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch", "onnxruntime"])
+def test_cuda_without_a_driver_is_one_sentence(machine: Machine, backend: str) -> None:
+    with pytest.raises(UserError, match="^--device cuda: no NVIDIA driver; leave it out to run on the CPU$"):
+        machine.choose("fp32", backend=backend, device="cuda")
+
+
+@pytest.mark.parametrize(("gpu_id", "backend"), [(0, "torch-cuda"), (1, "torch-cuda:1")])
+def test_cuda_is_torch_on_the_gpu_that_was_asked_for(machine: Machine, gpu_id: int, backend: str) -> None:
+    machine.has(gpu=TWO_GPUS)
+    choice = machine.choose("fp32", "fp16", device="cuda", gpu_id=gpu_id, dtype="fp16")
+    assert (choice.backend, choice.precision, choice.dtype) == (backend, "fp32", "fp16")
+    assert choose_backend(backend)[0] == backend
+    assert choose_precision(backend, ["fp16"]) == "fp16"
+
+
+@pytest.mark.parametrize(
+    ("packages", "wishes", "said"),
+    [
+        (ALL, {"gpu_id": 2}, "--gpu_id 2: there is no such GPU; choose 0 to 1"),
+        (ALL, {"gpu_id": -1}, "--gpu_id -1: there is no such GPU"),
+        (ALL, {"backend": "openvino"}, "--backend openvino has no CUDA engine in this version: use --backend torch"),
+        ({"torch": "2.13.0+cpu"}, {}, "torch 2.13.0.cpu is built without CUDA; install it with `pip install torch`"),
+        ({}, {}, "torch is not installed; install it with `pip install torch`"),
+    ],
+)
+def test_a_gpu_that_cannot_be_used_says_why(machine: Machine, packages: dict, wishes: dict, said: str) -> None:
+    machine.has(packages, gpu=TWO_GPUS)
+    with pytest.raises(UserError, match=said):
+        machine.choose("fp32", device="cuda", **wishes)
+
+
+def test_a_gpu_backend_on_the_cpu_is_a_contradiction(machine: Machine) -> None:
+    machine.has(gpu=TWO_GPUS)
+    with pytest.raises(UserError, match="--backend torch-cuda runs on a GPU, --device is cpu"):
+        machine.choose("fp32", backend="torch-cuda", device="cpu")
+
+
+def test_a_gpu_number_beyond_the_last_is_no_backend(machine: Machine) -> None:
+    machine.has(gpu=TWO_GPUS)
+    with pytest.raises(UserError, match="there is no backend 'torch-cuda:2'"):
+        choose_backend("torch-cuda:2")
+
+
+def test_the_table_names_every_backend_once_with_a_reason_where_it_is_not_usable(machine: Machine) -> None:
+    table = available_backends()
+    assert len({status.name for status in table}) == len(table) >= 7
+    assert all(bool(status.reason) is not status.usable for status in table)
+
+
+@pytest.mark.parametrize(
+    ("backend", "kind"),
+    [
+        ("openvino", "OpenVinoEngine"),
+        ("onnxruntime", "OnnxRuntimeEngine"),
+        ("torch", "TorchEngine"),
+        ("torch-cuda:1", "TorchEngine"),
+    ],
+)
+def test_every_backend_has_its_engine(backend: str, kind: str) -> None:
+    assert engine_class(backend).__name__ == kind
