@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 
 from vexpress_trt.engines.bundle import Bundle
@@ -30,6 +31,14 @@ def test_a_bundle_is_described_from_its_manifest_and_its_graphs(make_bundle: Cal
 
 def test_weights_are_not_needed(bundle: Bundle) -> None:
     (bundle.root / "onnx/fp32/vae_decoder.data").unlink()
+    assert describe_bundle(bundle)["graphs"][0]["parameters"] == 16
+
+
+def test_shapes_and_indices_are_no_parameters(bundle: Bundle) -> None:
+    path = bundle.root / "onnx/fp32/vae_decoder.onnx"
+    model = onnx.load(path, load_external_data=False)
+    model.graph.initializer.append(onnx.helper.make_tensor("shape", onnx.TensorProto.INT64, [4], [0, 0, 1, 1]))
+    path.write_bytes(model.SerializeToString())
     assert describe_bundle(bundle)["graphs"][0]["parameters"] == 16
 
 
