@@ -111,6 +111,8 @@ class BundleWriter:
             raise ValueError(f"{relative!r} is not a path inside a bundle")
         path = self.root / relative
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_file() and path.stat().st_nlink > 1:
+            _unlink_from_others(path)
         return path
 
     def finish(
@@ -185,6 +187,12 @@ def _link(source: Path | str, target: Path | str) -> None:
         os.link(os.path.realpath(source), target)
     except OSError:
         shutil.copy2(source, target)
+
+
+def _unlink_from_others(path: Path) -> None:
+    """Turn a hard link into a file of its own: what is written to it must not reach the bundle it was carried from."""
+    with atomic_path(path) as own:
+        shutil.copy2(path, own)
 
 
 def _read_manifest(root: Path) -> Manifest:

@@ -117,6 +117,14 @@ def test_a_precision_is_added_without_writing_the_others_again(
     assert (both.root / ENGINES_FOLDER / "plan").read_text() == "built"
 
 
+def test_writing_a_carried_file_leaves_the_previous_bundle_alone(bundle: Bundle) -> None:
+    with pytest.raises(KeyboardInterrupt), write_bundle(bundle.root, keep=bundle) as writer:
+        before = writer.path(DATA).read_bytes()
+        writer.path(DATA).write_bytes(b"new")
+        raise KeyboardInterrupt
+    assert (bundle.root / DATA).read_bytes() == before
+
+
 def test_an_unfinished_or_failed_bundle_does_not_appear(tmp_path: Path) -> None:
     target = tmp_path / "x.bundle"
     with pytest.raises(ValueError, match="was not finished"), write_bundle(target) as writer:
