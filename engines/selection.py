@@ -21,7 +21,8 @@ _PRECISIONS = {
     "torch": ("fp32", "bf16", "fp16"),
     "torch-cuda": ("fp32", "fp16", "bf16"),
 }
-_AUTO_ORDER = ("openvino", "onnxruntime", "torch")
+# What `auto` tries, best first, and what each can compute in.
+_AUTO_ORDER = {"openvino": ("fp32", "bf16"), "onnxruntime": ("fp32", "fp16"), "torch": ("fp32", "bf16", "fp16")}
 _NOT_YET = "this version of vexpress has no engine for it"
 
 
@@ -67,7 +68,7 @@ def choose_engines(
         backend = _cuda_backend(backend, gpu_id)
     elif device == "cpu" and backend.startswith("torch-cuda"):
         raise UserError(f"--backend {backend} runs on a GPU, --device is cpu: use --backend torch for the CPU")
-    name, reason = choose_backend(backend)
+    name, reason = choose_backend(backend, dtype)
     if name == "onnxruntime":
         precision = choose_precision(name, bundle.precisions) if dtype == "auto" else dtype
         if precision == "bf16":
@@ -118,8 +119,8 @@ def available_backends() -> list[BackendStatus]:
     ]
 
 
-def choose_backend(requested: str = "auto") -> tuple[str, str]:
-    """The backend to use and a sentence that says why.
+def choose_backend(requested: str = "auto", dtype: str = "auto") -> tuple[str, str]:
+    """The backend to use and a sentence that says why; "auto" takes the best that works and computes in `dtype`.
 
     Raises UserError for an unknown or unusable backend, listing those that work and the command that installs it.
     """
@@ -127,11 +128,15 @@ def choose_backend(requested: str = "auto") -> tuple[str, str]:
     usable = [status.name for status in table.values() if status.usable]
     works = f"here work: {', '.join(usable)}" if usable else "no backend works here"
     if requested == "auto":
-        for name in _AUTO_ORDER:
-            if table[name].usable:
-                return name, _why(table[name])
-        hint = table["onnxruntime"].install_hint
-        raise UserError(f"no backend works here: install one with `{hint}`")
+        passed_over = False
+        for name, types in _AUTO_ORDER.items():
+            if table[name].usable and dtype in ("auto", *types):
+                return name, _why(table[name], dtype, passed_over)
+            passed_over |= table[name].usable
+        needed = next(name for name, types in _AUTO_ORDER.items() if dtype in ("auto", *types))
+        if usable:
+            raise UserError(f"no backend here computes in {dtype}: `{table[needed].install_hint}` adds one; {works}")
+        raise UserError(f"no backend works here: install one with `{table['onnxruntime'].install_hint}`")
     name, _, index = requested.partition(":")
     status = table.get(name)
     if status is None or (index and not _is_index(index, status)):
@@ -167,12 +172,15 @@ def _is_index(text: str, status: BackendStatus) -> bool:
     return status.name == "torch-cuda" and text.isdecimal() and int(text) < max(1, len(status.devices))
 
 
-def _why(status: BackendStatus) -> str:
+def _why(status: BackendStatus, dtype: str, passed_over: bool) -> str:
+    bf16_on_amx = cpu().has_amx_bf16 and dtype != "fp32"
     reason = {
-        "openvino": "the fastest here" + (", bf16 on AMX" if cpu().has_amx_bf16 else ""),
+        "openvino": "the fastest here" + (", bf16 on AMX" if bf16_on_amx else ""),
         "onnxruntime": "openvino is not installed",
         "torch": "neither openvino nor onnxruntime is installed",
     }[status.name]
+    if passed_over:
+        reason = f"the best here that computes in {dtype}"
     return f"{status.name} {status.version} on {status.devices[0]}: {reason}"
 
 

@@ -66,6 +66,30 @@ def test_auto_takes_the_first_that_is_installed_and_says_why(machine: Machine, m
     assert reason.startswith(f"{taken} {ALL[taken]} on Xeon: ")
 
 
+@pytest.mark.parametrize(
+    ("missing", "dtype", "taken", "why"),
+    [
+        ((), "fp32", "openvino", "the fastest here"),
+        ((), "fp16", "onnxruntime", "the best here that computes in fp16"),
+        (("openvino",), "fp16", "onnxruntime", "openvino is not installed"),
+        (("openvino",), "bf16", "torch", "the best here that computes in bf16"),
+    ],
+)
+def test_auto_takes_what_computes_in_the_type_asked_for(machine: Machine, missing, dtype, taken, why) -> None:
+    machine.has({name: version for name, version in ALL.items() if name not in missing})
+    name, reason = choose_backend(dtype=dtype)
+    assert name == taken
+    assert reason.endswith(why)
+
+
+def test_a_type_that_nothing_here_computes_in_names_what_would(machine: Machine) -> None:
+    machine.has({"onnxruntime": ALL["onnxruntime"]})
+    with pytest.raises(
+        UserError, match=r"no backend here computes in bf16: `pip install openvino` adds one; here work: onn"
+    ):
+        choose_backend(dtype="bf16")
+
+
 def test_without_any_backend_the_command_that_helps_is_named(machine: Machine) -> None:
     machine.has({})
     with pytest.raises(UserError, match="no backend works here: install one with `pip install onnxruntime`"):
