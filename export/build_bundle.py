@@ -1,44 +1,57 @@
 """Checkpoints to a bundle: every graph in every asked precision, checked against the torch modules."""
 
+import gc
 import logging
-from contextlib import ExitStack
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
+from itertools import groupby
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import numpy as np
-import torch
-from torch import nn
-
 from vexpress_trt.engines.bundle import Bundle, BundleWriter, write_bundle
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.engines.manifest import PRECISION_DTYPE, GraphSpec, Manifest, ModelConfig, Precision, SchedulerConfig
-from vexpress_trt.engines.verify import ParityResult, vector_inputs, vector_path, verify_bundle, write_vectors
+from vexpress_trt.engines.manifest import (
+    SCHEMA_VERSION,
+    GraphSpec,
+    Manifest,
+    ModelConfig,
+    Precision,
+    SchedulerConfig,
+)
+from vexpress_trt.engines.verify import ParityResult, vector_path
+from vexpress_trt.export import parity
 from vexpress_trt.export.checkpoints import Checkpoints
 from vexpress_trt.export.graphs import LATENT_CHANNELS, Graph, graphs
-from vexpress_trt.export.onnx_export import TORCH_DTYPES, export_onnx
-from vexpress_trt.export.weight_file import WeightFile, weight_file
+from vexpress_trt.export.onnx_export import export_onnx
+from vexpress_trt.export.weight_file import weight_file
 
 log = logging.getLogger("vexpress")
+
+PRODUCER = f"vexpress-trt {metadata.version('vexpress-trt')}"
 AUDIO_SAMPLE_RATE = 16_000
-PRODUCER = "vexpress-trt"
 LICENCE_OFFICIAL = "weights of V-Express, published by their authors for non-commercial research only"
 LICENCE_RANDOM = "random weights, no rights are claimed"
-
-# What checks a precision on the CPU: onnxruntime is the numeric reference, but cannot run BF16 convolutions.
-PARITY_BACKEND = {"fp32": "onnxruntime", "fp16": "onnxruntime", "bf16": "openvino"}
 
 
 @dataclass(frozen=True)
 class ExportedGraph:
-    """How long one graph took and what it weighs."""
+    """What one graph took and weighs.
+
+    `seconds` are those of building the module, tracing and writing, `check_seconds` those of the parity check;
+    `weights_bytes` is the size of its weight file, which the two denoisers share. `peak_memory_mib` is the process's
+    peak so far, pages mapped from the checkpoints included (0 where the system does not tell).
+    """
 
     graph: str
     precision: str
     seconds: float
+    check_seconds: float
     graph_bytes: int
+    weights_bytes: int
+    peak_memory_mib: int
 
 
 @dataclass(frozen=True)
@@ -54,7 +67,7 @@ def export_bundle(
     checkpoints: Checkpoints,
     target: Path,
     *,
-    precisions: tuple[Precision, ...] = ("fp32", "fp16"),
+    precisions: Sequence[Precision] = ("fp32", "fp16"),
     image_width: int = 512,
     image_height: int = 512,
     context_frames: int = 24,
@@ -62,129 +75,95 @@ def export_bundle(
 ) -> ExportReport:
     """Export all graphs and write the bundle; it appears at `target` only when every graph passed its parity check.
 
-    A bundle of the same checkpoints at `target` keeps its other precisions; anything else there is refused unless
-    `force` replaces it. Sizes are the defaults that `generate` uses; the graphs themselves run at any size.
+    A bundle of the same checkpoints and settings at `target` keeps its precisions and gets the missing ones; anything
+    else there is refused unless `force` replaces it. The image size (pixels) and the frames per window are the
+    defaults of `generate`; the graphs themselves run at any size.
 
     Raises UserError for sizes the model cannot have, a target in the way, and a graph that fails its check.
     """
-    model = _model_config(checkpoints, image_width, image_height, context_frames)
-    keep = _previous(Path(target), checkpoints, model, force)
+    target = Path(target)
+    model = model_config(checkpoints, image_width, image_height, context_frames)
+    keep = None if force else _previous(target, checkpoints, model)
+    if keep is not None:
+        there = [precision for precision in precisions if precision in keep.precisions]
+        precisions = [precision for precision in precisions if precision not in there]
+        if not precisions:
+            raise UserError(f"{target} already holds {' and '.join(there)}: nothing to add, or replace it with --force")
     with write_bundle(target, keep=keep) as writer:
-        exported, specs = _export_graphs(checkpoints, writer, precisions)
-        _finish(writer, checkpoints, model, specs)
-        parity = _check(Bundle(writer.root, writer.manifest), precisions)
-        by_graph = {(result.graph, result.precision): result for result in parity}
-        checked = tuple(replace(spec, parity=asdict(by_graph[spec.name, spec.precision])) for spec in specs)
-        manifest = _finish(writer, checkpoints, model, checked)
-    return ExportReport(exported, parity, sum(record.size for record in manifest.files.values()))
+        exporter = _Exporter(checkpoints, writer, model)
+        for _, sharing in groupby(graphs(checkpoints), key=lambda graph: graph.weights):
+            exporter.export(tuple(sharing), list(dict.fromkeys(precisions)))
+        manifest = exporter.finish()
+    return ExportReport(tuple(exporter.exported), tuple(exporter.parity), sum(f.size for f in manifest.files.values()))
 
 
-def _export_graphs(
-    checkpoints: Checkpoints, writer: BundleWriter, precisions: tuple[Precision, ...]
-) -> tuple[tuple[ExportedGraph, ...], tuple[GraphSpec, ...]]:
-    exported: list[ExportedGraph] = []
-    specs: list[GraphSpec] = []
-    producer = f"{PRODUCER} {metadata.version('vexpress-trt')}"
-    with ExitStack() as stack:
-        weights: dict[str, WeightFile] = {}
-        for graph in graphs(checkpoints):
-            vectors = vector_path(graph.name)
-            _write_vectors(graph, checkpoints, writer.path(vectors))
-            for precision in precisions:
+class _Exporter:
+    """One network after another, one precision after another: never more than one module and one engine in memory."""
+
+    def __init__(self, checkpoints: Checkpoints, writer: BundleWriter, model: ModelConfig):
+        self.checkpoints = checkpoints
+        self.writer = writer
+        self.exported: list[ExportedGraph] = []
+        self.parity: list[ParityResult] = []
+        self._specs: list[GraphSpec] = []
+        self._model = model
+
+    def export(self, sharing: tuple[Graph, ...], precisions: Sequence[Precision]) -> None:
+        """Export graphs that share their weights."""
+        for graph in sharing:
+            self._store_vectors(graph)
+        for precision in precisions:
+            written = list(self._write(sharing, precision))
+            for spec, seconds, module_db in written:
+                self._check(spec, seconds, module_db)
+
+    def finish(self) -> Manifest:
+        return self.writer.finish(
+            producer=PRODUCER, model=self._model, graphs=tuple(self._specs), **_description(self.checkpoints)
+        )
+
+    def _store_vectors(self, graph: Graph) -> None:
+        path = self.writer.path(vector_path(graph.name))
+        if not path.exists():  # one that is kept belongs to the bundle it is linked from as well
+            module = parity.module_of(graph, self.checkpoints, "fp32")
+            parity.store_outputs(graph, module, path)
+            del module
+            gc.collect()
+
+    def _write(self, sharing: tuple[Graph, ...], precision: Precision) -> Iterator[tuple[GraphSpec, float, float]]:
+        """Write the ONNX files; yields (specification, seconds, SNR of the torch module in this precision)."""
+        with weight_file(self.writer.path(sharing[0].spec(precision).files[1])) as weights:
+            for graph in sharing:
                 began = perf_counter()
+                vectors = vector_path(graph.name)
                 spec = graph.spec(precision, files=(vectors,))
-                path, data = writer.path(spec.path), writer.path(spec.files[1])
-                if str(data) not in weights:
-                    weights[str(data)] = stack.enter_context(weight_file(data))
-                module = _module(graph, checkpoints, PRECISION_DTYPE[precision])
-                arguments = graph.arguments(_tensors(spec, graph))
-                export_onnx(module, spec, arguments, path, weights[str(data)], producer=producer)
+                module = parity.module_of(graph, self.checkpoints, precision)
+                module_db = parity.module_snr_db(graph, module, precision, self.writer.path(vectors))
+                arguments = parity.example_arguments(graph, precision, graph.traced)
+                export_onnx(module, spec, arguments, self.writer.path(spec.path), weights, producer=PRODUCER)
                 del module
-                seconds = perf_counter() - began
-                exported.append(ExportedGraph(graph.name, precision, round(seconds, 2), path.stat().st_size))
-                specs.append(spec)
-                log.info(f"exported {graph.name} {precision} in {seconds:.1f} s")
-    return tuple(exported), tuple(specs)
+                gc.collect()
+                yield spec, perf_counter() - began, module_db
+
+    def _check(self, spec: GraphSpec, seconds: float, module_db: float) -> None:
+        began = perf_counter()
+        bundle = Bundle(self.writer.root, _provisional(self.checkpoints, self._model))
+        result = parity.check_graph(bundle, spec)
+        self.parity.append(result)
+        self._specs.append(replace(spec, parity=parity.record(result, module_db)))
+        sizes = [bundle.path(file).stat().st_size for file in spec.files[:2]]
+        checking = perf_counter() - began
+        self.exported.append(
+            ExportedGraph(spec.name, spec.precision, round(seconds, 2), round(checking, 2), *sizes, peak_memory_mib())
+        )
+        log.info(
+            f"exported {spec.name} {spec.precision}: {seconds:.1f} s, {sum(sizes) / 2**20:.1f} MiB; "
+            f"checked on {result.backend}: {result.snr_db:.1f} dB, largest error {result.max_abs:.2g}"
+        )
 
 
-def _write_vectors(graph: Graph, checkpoints: Checkpoints, path: Path) -> None:
-    """Outputs of the FP32 module on the graph's test inputs: what every engine is compared with."""
-    spec = graph.spec("fp32")
-    module = _module(graph, checkpoints, "float32")
-    with torch.inference_mode():
-        outputs = module(*graph.arguments(_tensors(spec, graph)))
-    outputs = outputs if isinstance(outputs, tuple | list) else (outputs,)
-    named = {tensor.name: output.numpy() for tensor, output in zip(spec.outputs, outputs, strict=True)}
-    write_vectors(path, graph.sizes, named)
-
-
-def _module(graph: Graph, checkpoints: Checkpoints, dtype: str) -> nn.Module:
-    return graph.build(checkpoints).to(TORCH_DTYPES[dtype])
-
-
-def _tensors(spec: GraphSpec, graph: Graph) -> list[torch.Tensor]:
-    """The graph's test inputs as torch tensors, in the order of its inputs."""
-    return [_tensor(array) for array in vector_inputs(spec, graph.sizes).values()]
-
-
-def _tensor(array: np.ndarray) -> torch.Tensor:
-    if array.dtype.name == "bfloat16":  # unknown to torch.from_numpy
-        return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
-
-
-def _check(bundle: Bundle, precisions: tuple[Precision, ...]) -> tuple[ParityResult, ...]:
-    """Compare every new graph with its module. Raises UserError that names those that differ."""
-    results: list[ParityResult] = []
-    for precision in precisions:
-        results += verify_bundle(bundle, PARITY_BACKEND[precision], precision, report=_log_parity)
-    failed = [f"{result.graph} {result.precision} ({result.snr_db:.1f} dB)" for result in results if not result.passed]
-    if failed:
-        raise UserError(f"the export differs from the torch modules in {', '.join(failed)}: no bundle was written.")
-    return tuple(results)
-
-
-def _log_parity(result: ParityResult) -> None:
-    log.info(
-        f"checked {result.graph} {result.precision} on {result.backend}: {result.snr_db:.1f} dB, largest error "
-        f"{result.max_abs:.2g}"
-    )
-
-
-def _finish(
-    writer: BundleWriter, checkpoints: Checkpoints, model: ModelConfig, specs: tuple[GraphSpec, ...]
-) -> Manifest:
-    return writer.finish(
-        producer=f"{PRODUCER} {metadata.version('vexpress-trt')}",
-        model=model,
-        graphs=specs,
-        scheduler=SchedulerConfig(),
-        licence=LICENCE_RANDOM if checkpoints.random_weights else LICENCE_OFFICIAL,
-        provenance=_provenance(checkpoints),
-        networks=_networks(checkpoints),
-        random_weights=checkpoints.random_weights,
-    )
-
-
-def _provenance(checkpoints: Checkpoints) -> dict[str, Any]:
-    """Names and hashes of the checkpoint files."""
-    return {"checkpoints": {name: record.sha256 for name, record in checkpoints.files.items()}}
-
-
-def _networks(checkpoints: Checkpoints) -> dict[str, dict[str, Any]]:
-    """What rebuilds the torch modules: the checkpoints' own configurations and the sizes read off the weights."""
-    own = checkpoints.networks
-    return {
-        "unet": checkpoints.unet_config,
-        "vae": checkpoints.vae_config,
-        "wav2vec2": checkpoints.wav2vec2_config,
-        "motion": asdict(own.motion),
-        "guider": asdict(own.guider),
-        "projection": asdict(own.projection),
-    }
-
-
-def _model_config(checkpoints: Checkpoints, width: int, height: int, context_frames: int) -> ModelConfig:
+def model_config(checkpoints: Checkpoints, width: int, height: int, context_frames: int) -> ModelConfig:
+    """The sizes of the model. Raises UserError for image sizes and frames per window that it cannot have."""
     own, vae, audio = checkpoints.networks, checkpoints.vae_config, checkpoints.wav2vec2_config
     factor = 2 ** (len(vae["block_out_channels"]) - 1)
     for name, value in (("image_width", width), ("image_height", height)):
@@ -212,13 +191,47 @@ def _model_config(checkpoints: Checkpoints, width: int, height: int, context_fra
     )
 
 
-def _previous(target: Path, checkpoints: Checkpoints, model: ModelConfig, force: bool) -> Bundle | None:
-    """The bundle at `target` to add to, or None to write a new one. Raises UserError for anything else in the way."""
-    if force or not target.exists() or (target.is_dir() and not any(target.iterdir())):
+def peak_memory_mib() -> int:
+    """The largest resident size this process had, in MiB; 0 where the system does not tell."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    units = 2**20 if sys.platform == "darwin" else 2**10
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / units)
+
+
+def _previous(target: Path, checkpoints: Checkpoints, model: ModelConfig) -> Bundle | None:
+    """The bundle at `target` to add to, or None where there is nothing. Raises UserError for anything else there."""
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return None
     bundle = Bundle.open(target)
-    same = bundle.manifest.provenance.get("checkpoints") == _provenance(checkpoints)["checkpoints"]
+    same = bundle.manifest.provenance == _description(checkpoints)["provenance"]
     if not same or bundle.manifest.model != model:
         difference = "other settings" if same else "other checkpoints"
         raise UserError(f"{target} is a bundle of {difference}: choose another name, or replace it with --force.")
     return bundle
+
+
+def _description(checkpoints: Checkpoints) -> dict[str, Any]:
+    """The parts of the manifest that are the checkpoints' own: where they are from and what rebuilds their modules."""
+    own = checkpoints.networks
+    return {
+        "scheduler": SchedulerConfig(),
+        "licence": LICENCE_RANDOM if checkpoints.random_weights else LICENCE_OFFICIAL,
+        "provenance": {"checkpoints": {name: file.sha256 for name, file in checkpoints.files.items()}},
+        "random_weights": checkpoints.random_weights,
+        "networks": {
+            "unet": checkpoints.unet_config,
+            "vae": checkpoints.vae_config,
+            "wav2vec2": checkpoints.wav2vec2_config,
+            "motion": asdict(own.motion),
+            "guider": asdict(own.guider),
+            "projection": asdict(own.projection),
+        },
+    }
+
+
+def _provisional(checkpoints: Checkpoints, model: ModelConfig) -> Manifest:
+    """A manifest without graphs, for opening engines on files that are not yet listed anywhere."""
+    return Manifest(SCHEMA_VERSION, PRODUCER, model, graphs=(), files={}, **_description(checkpoints))

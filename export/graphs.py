@@ -1,7 +1,7 @@
 """The graphs of a bundle: which module each is made from, and the names, dtypes and shapes of its tensors."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -38,8 +38,9 @@ class Tensor:
 class Graph:
     """One graph of the bundle at any precision.
 
-    `build` makes the torch module from checkpoints; `weights` names the file of its weights, which graphs may share;
-    `sizes` are the values of its symbols for tracing and for the parity check: small, odd and unequal.
+    `build` makes the torch module from checkpoints; `weights` names the file of its weights, which graphs may share.
+    `traced` are the values of its symbols while tracing, `checked` those of the parity check: other ones, so that it
+    also shows that the graph holds for more sizes than it was traced with.
     """
 
     name: str
@@ -47,7 +48,8 @@ class Graph:
     build: Callable[[Checkpoints], nn.Module]
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
-    sizes: Mapping[str, int] = field(default_factory=dict)
+    traced: Mapping[str, int]
+    checked: Mapping[str, int]
 
     def spec(self, precision: Precision, *, files: tuple[str, ...] = (), parity: dict | None = None) -> GraphSpec:
         """What the manifest says about this graph; `files` are those besides the graph and its weights."""
@@ -98,7 +100,8 @@ def graphs(checkpoints: Checkpoints) -> tuple[Graph, ...]:
                 Tensor("audio_weight", (1,)),
             ),
             (Tensor("prediction", ("B", halves, "F", *latent)),),
-            {"B": 2, "F": 3, "h": 12, "w": 20},
+            {"B": 3, "F": 4, "h": 12, "w": 20},
+            {"B": 2, "F": 3, "h": 6, "w": 10},
         )
 
     return (
@@ -108,6 +111,7 @@ def graphs(checkpoints: Checkpoints) -> tuple[Graph, ...]:
             lambda c: AudioEncoder.from_state_dict(c.wav2vec2_config, c.wav2vec2),
             (Tensor("waveform", (1, "S")),),
             (Tensor("hidden", (1, audio_rows(checkpoints.wav2vec2_config), hidden)),),
+            {"S": 3217},
             {"S": 6543},
         ),
         Graph(
@@ -116,6 +120,7 @@ def graphs(checkpoints: Checkpoints) -> tuple[Graph, ...]:
             lambda c: AudioProjection.from_state_dict(c.networks.projection, c.audio_projection),
             (Tensor("windows", ("N", projection.max_seq_len, projection.embedding_dim)),),
             (Tensor("tokens", ("N", projection.queries, cross), typed=True),),
+            {"N": 2},
             {"N": 3},
         ),
         Graph(
@@ -124,7 +129,8 @@ def graphs(checkpoints: Checkpoints) -> tuple[Graph, ...]:
             lambda c: KpsGuider.from_state_dict(c.networks.guider, c.v_kps_guider),
             (Tensor("rgb", ("N", *image)),),
             (Tensor("feature", ("N", width, "h", "w"), typed=True),),
-            {"N": 3, "h": 9, "w": 11},
+            {"N": 2, "h": 9, "w": 11},
+            {"N": 3, "h": 5, "w": 7},
         ),
         Graph(
             "vae_encoder",
@@ -133,6 +139,7 @@ def graphs(checkpoints: Checkpoints) -> tuple[Graph, ...]:
             (Tensor("image", (1, *image)),),
             (Tensor("latent", (1, *latent)),),
             {"h": 9, "w": 11},
+            {"h": 5, "w": 7},
         ),
         Graph(
             "reference",
@@ -141,6 +148,7 @@ def graphs(checkpoints: Checkpoints) -> tuple[Graph, ...]:
             (Tensor("latent", (1, *latent)),),
             pairs,
             {"h": 12, "w": 20},
+            {"h": 6, "w": 10},
         ),
         denoiser("denoiser_guided", 2),
         denoiser("denoiser_single", 1),
@@ -150,7 +158,8 @@ def graphs(checkpoints: Checkpoints) -> tuple[Graph, ...]:
             lambda c: VaeDecoder.from_state_dict(c.vae_config, c.vae),
             (Tensor("latents", ("N", *latent)),),
             (Tensor("image", ("N", *image)),),
-            {"N": 2, "h": 9, "w": 11},
+            {"N": 3, "h": 9, "w": 11},
+            {"N": 2, "h": 5, "w": 7},
         ),
     )
 
