@@ -24,7 +24,7 @@ from vexpress_trt.engines.manifest import (
 from vexpress_trt.engines.verify import ParityResult, vector_path
 from vexpress_trt.export import parity
 from vexpress_trt.export.checkpoints import Checkpoints
-from vexpress_trt.export.graphs import LATENT_CHANNELS, Graph, graphs
+from vexpress_trt.export.graphs import LATENT_CHANNELS, Graph, graphs, traced_ranges
 from vexpress_trt.export.onnx_export import export_onnx
 from vexpress_trt.export.weight_file import weight_file
 
@@ -140,7 +140,8 @@ class _Exporter:
                 module = parity.module_of(graph, self.checkpoints, precision)
                 module_db = parity.module_snr_db(graph, module, precision, self.writer.path(vectors))
                 arguments = parity.example_arguments(graph, precision, graph.traced)
-                export_onnx(module, spec, arguments, self.writer.path(spec.path), weights, producer=PRODUCER)
+                path, ranges = self.writer.path(spec.path), traced_ranges(self.checkpoints)
+                export_onnx(module, spec, arguments, path, weights, producer=PRODUCER, ranges=ranges)
                 del module
                 gc.collect()
                 yield spec, perf_counter() - began, module_db

@@ -164,6 +164,24 @@ def graphs(checkpoints: Checkpoints) -> tuple[Graph, ...]:
     )
 
 
+def traced_ranges(checkpoints: Checkpoints) -> dict[str, tuple[int | None, int | None]]:
+    """{symbol: (smallest, largest size)} within which the modules are one and the same program for torch.
+
+    Axes of one element (a row of audio, a frame, a pixel at the lowest resolution) would be traced apart, and the
+    upsampler of diffusers takes another, equivalent path for 64 images or more. The graphs run outside of these ranges
+    all the same, except that no window is longer than the motion modules' position tables.
+    """
+    reach, step = _reach_and_step(checkpoints.wav2vec2_config)
+    deepest = len(checkpoints.networks.unet.block_out_channels) - 1
+    return {
+        "N": (None, 63),
+        "F": (2, checkpoints.networks.motion.max_length),
+        "S": (reach + step, None),
+        "h": (2**deepest + 1, None),
+        "w": (2**deepest + 1, None),
+    }
+
+
 def keys_and_values(config: UNetConfig) -> tuple[Tensor, ...]:
     """key_00, value_00, key_01, ... [1, heads, tokens, channels of a head], in the denoiser's execution order."""
     tensors: list[Tensor] = []
@@ -192,8 +210,13 @@ def audio_rows(config: Mapping[str, Any]) -> str:
 
     Each convolution takes n to (n - kernel) // stride + 1; such floors combine into one.
     """
-    strides = config["conv_stride"]
-    reach = 1 + sum((kernel - 1) * prod(strides[:i]) for i, kernel in enumerate(config["conv_kernel"]))
-    step = prod(strides)
+    reach, step = _reach_and_step(config)
     difference = reach - step
     return f"(S - {difference})//{step}" if difference >= 0 else f"(S + {-difference})//{step}"
+
+
+def _reach_and_step(config: Mapping[str, Any]) -> tuple[int, int]:
+    """The samples that one row sees, and those from one row to the next."""
+    strides = config["conv_stride"]
+    reach = 1 + sum((kernel - 1) * prod(strides[:i]) for i, kernel in enumerate(config["conv_kernel"]))
+    return reach, prod(strides)

@@ -5,9 +5,10 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import onnx_ir as ir
@@ -30,30 +31,34 @@ TORCH_DTYPES = {
     "int64": torch.int64,
 }
 
-# diffusers' upsampler has a second, equivalent path for 64 images or more. The range matters while tracing only.
-_LARGEST = {"N": 63, "F": 32}
-
-# Two rows of audio, two pixels at the lowest resolution: axes of one element would be traced apart. The graphs run at
-# smaller sizes all the same.
-_SMALLEST = {"S": 720, "F": 2, "h": 9, "w": 9}
+# {symbol: (smallest, largest size)} while tracing; None: no bound. They are not recorded in the graph.
+Ranges = Mapping[str, tuple[int | None, int | None]]
 
 Nested = Sequence[Any]
 
 
 def export_onnx(
-    module: nn.Module, spec: GraphSpec, arguments: Nested, path: Path, weights: WeightFile, *, producer: str
+    module: nn.Module,
+    spec: GraphSpec,
+    arguments: Nested,
+    path: Path,
+    weights: WeightFile,
+    *,
+    producer: str,
+    ranges: Ranges = MappingProxyType({}),
 ) -> None:
     """Write `module` as the ONNX graph that `spec` describes.
 
     `arguments` are example arguments of `module.forward`, tensors or sequences of tensors; flattened they correspond to
     `spec.inputs`. Example sizes must differ from 1 where a dimension is symbolic. The file's external data goes to
-    `weights`, which lies in the same folder as `path`.
+    `weights`, which lies in the same folder as `path`. `ranges` limits symbols for which the module would otherwise be
+    traced differently at some sizes; `producer` is a name and a version.
 
     Raises ValueError when the traced graph has other shapes or dtypes than `spec` says, and torch's export errors
     when the module does not trace with these symbolic dimensions.
     """
     with _quiet():
-        program = _trace(module, spec.inputs, arguments)
+        program = _trace(module, spec.inputs, arguments, ranges)
         exported = torch.onnx.export(
             program,
             dynamo=True,
@@ -75,9 +80,11 @@ def export_onnx(
     ir.save(model, path)
 
 
-def _trace(module: nn.Module, inputs: Sequence[TensorSpec], arguments: Nested) -> torch.export.ExportedProgram:
+def _trace(
+    module: nn.Module, inputs: Sequence[TensorSpec], arguments: Nested, ranges: Ranges
+) -> torch.export.ExportedProgram:
     table: dict[str, Any] = {}
-    shapes = iter([{axis: _dimension(d, table) for axis, d in enumerate(tensor.shape)} for tensor in inputs])
+    shapes = iter([{axis: _dimension(d, table, ranges) for axis, d in enumerate(tensor.shape)} for tensor in inputs])
     nested = _nest(arguments, shapes)
     names = inspect.signature(module.forward).bind(*nested).arguments
     # "Oblivious": a batch of one must not get a graph of its own.
@@ -92,17 +99,18 @@ def _trace(module: nn.Module, inputs: Sequence[TensorSpec], arguments: Nested) -
         )
 
 
-def _dimension(dimension: int | str, table: dict[str, Any]) -> Any:
+def _dimension(dimension: int | str, table: dict[str, Any], ranges: Ranges) -> Any:
     """torch's form of a declared dimension; `8*h` is derived from `h`, other expressions are free dimensions."""
     if isinstance(dimension, int):
-        return None
+        return torch.export.Dim.STATIC
     if dimension not in table:
         multiple = re.fullmatch(r"(\d+)\*([A-Za-z_]\w*)", dimension)
         if multiple:
-            table[dimension] = int(multiple[1]) * _dimension(multiple[2], table)
+            table[dimension] = int(multiple[1]) * _dimension(multiple[2], table, ranges)
         else:
             name = dimension if dimension.isidentifier() else f"free_{len(table)}"
-            table[dimension] = torch.export.Dim(name, min=_SMALLEST.get(name), max=_LARGEST.get(name))
+            smallest, largest = ranges.get(name, (None, None))
+            table[dimension] = torch.export.Dim(name, min=smallest, max=largest)
     return table[dimension]
 
 
