@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -166,7 +167,7 @@ def read_vectors(path: Path) -> tuple[dict[str, int], dict[str, np.ndarray]]:
             outputs = {name.removeprefix("output."): file[name] for name in file.files if name != "sizes"}
     except FileNotFoundError:
         raise UserError(f"{path} is missing, so there is nothing to compare with: export the bundle again") from None
-    except (OSError, ValueError, KeyError, AttributeError) as problem:
+    except (OSError, EOFError, ValueError, KeyError, AttributeError, BadZipFile) as problem:
         raise UserError(f"{path} holds no test vectors ({problem}): export the bundle again") from None
     return sizes, outputs
 
