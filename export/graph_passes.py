@@ -8,8 +8,8 @@ from collections.abc import Collection, Mapping
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
-from onnxscript.optimizer import _constant_folding as folding
-from onnxscript.rewriter import RewritePass
+from onnxscript.optimizer import fold_constants_ir
+from onnxscript.rewriter import rewrite
 from onnxscript.rewriter.rules import common as rules
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
@@ -77,11 +77,15 @@ def simplify_reshapes(model: ir.Model) -> None:
 
 
 def name_nodes(model: ir.Model) -> None:
-    """Name each node by the module that it comes from and its operator: `down_blocks.0.resnets.1.conv1/Conv`."""
+    """Name each node by the module that it comes from and its operator: `down_blocks.0.resnets.1.conv1/Conv`.
+
+    Nodes of no module (sizes read off the inputs; torch has a private name for their origin) get the operator's name.
+    """
     used: Counter[str] = Counter()
     for node in model.graph:
         scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
-        name = f"{scopes[-2]}/{node.op_type}" if len(scopes) > 1 and scopes[-2] else node.op_type
+        module = scopes[-2] if len(scopes) > 1 and not scopes[-2].startswith("_") else ""
+        name = f"{module}/{node.op_type}" if module else node.op_type
         used[name] += 1
         node.name = name if used[name] == 1 else f"{name}_{used[name]}"
 
@@ -104,19 +108,12 @@ def _optimise(model: ir.Model, parameters: Collection[str]) -> None:
     def should_fold(node: ir.Node) -> bool | None:
         return False if any(value is not None and value.name in parameters for value in node.inputs) else None
 
-    fold = folding.FoldConstantsPass(
-        shape_inference=True,
-        input_size_limit=folding.DEFAULT_CONSTANT_FOLD_INPUT_SIZE_LIMIT,
-        output_size_limit=folding.DEFAULT_CONSTANT_FOLD_OUTPUT_SIZE_LIMIT,
-        should_fold=should_fold,
-    )
-    unused = (common.RemoveUnusedNodesPass(), common.RemoveUnusedFunctionsPass(), common.RemoveUnusedOpsetsPass())
-    ir.passes.Sequential(
-        common.InlinePass(),
-        ir.passes.PassManager([fold, RewritePass(_RULES), *unused], steps=2, early_stop=True),
-        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        common.NameFixPass(),
-    )(model)
+    common.InlinePass()(model)
+    for _ in range(2):
+        fold_constants_ir(model, onnx_shape_inference=True, should_fold=should_fold)
+        rewrite(model, _RULES)
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    common.NameFixPass()(model)
 
 
 def _merge_constants(model: ir.Model, parameters: Collection[str]) -> None:

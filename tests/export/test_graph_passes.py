@@ -60,10 +60,14 @@ def test_symbols_are_renamed_within_expressions_but_not_within_names() -> None:
 def test_nodes_are_named_by_module_and_operator() -> None:
     x = value("x", 1)
     nodes = []
-    for scopes in ("['', 'block', 'block.conv', 'conv2d']", "['', 'block', 'block.conv', 'add']", "['', 'silu']", None):
+    for scopes in (
+        "['', 'block', 'block.conv', 'conv2d']",
+        "['', 'block', 'block.conv', 'add']",
+        "['', 'silu']",
+        "['', '_private', 'x']",
+    ):
         nodes.append(ir.node("Relu", [nodes[-1].outputs[0] if nodes else x]))
-        if scopes:
-            nodes[-1].metadata_props["pkg.torch.onnx.name_scopes"] = scopes
+        nodes[-1].metadata_props["pkg.torch.onnx.name_scopes"] = scopes
     model = graph_of([x], nodes)
     name_nodes(model)
     assert [node.name for node in model.graph] == ["block.conv/Relu", "block.conv/Relu_2", "Relu", "Relu_2"]
