@@ -9,6 +9,8 @@ import json
 import logging
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,12 @@ PRECISIONS = ("fp32", "fp16", "bf16")
 def main(argv: list[str] | None = None) -> int:
     """Run one command; exit status 0: done, 1: a check failed, 2: refused with a sentence, 130: interrupted."""
     args = _parser().parse_args(_with_underscores(sys.argv[1:] if argv is None else argv))
-    _log_to_stderr(args)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that temporary files go
+    with _sentences_on_stderr(args):
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     try:
         return args.run(args) or 0
     except UserError as error:
@@ -268,14 +274,22 @@ def _with_underscores(argv: list[str]) -> list[str]:
     return [convert(word) for word in argv]
 
 
-def _log_to_stderr(args: argparse.Namespace) -> None:
-    """Advice and warnings go to stderr, one line each."""
+@contextmanager
+def _sentences_on_stderr(args: argparse.Namespace) -> Iterator[None]:
+    """Advice and warnings go to stderr, one line each, while a command runs."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Sentence())
     logger = logging.getLogger("vexpress")
-    logger.handlers[:] = [handler]
+    before = logger.level, logger.propagate
+    logger.addHandler(handler)
     logger.setLevel(logging.WARNING if getattr(args, "quiet", False) else logging.INFO)
     logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
 
 
 class _Sentence(logging.Formatter):
