@@ -1,7 +1,6 @@
 """`vexpress export`: checkpoints from a folder or made at random, to a bundle, with a report of what it cost."""
 
 import json
-import resource
 import shlex
 import sys
 import tempfile
@@ -41,7 +40,7 @@ def run_export(
             f"export needs {', '.join(missing)}: install them with `pip install 'vexpress-trt[export]'`, or generate "
             "from a bundle exported elsewhere."
         )
-    from vexpress_trt.export.build_bundle import export_bundle
+    from vexpress_trt.export.build_bundle import export_bundle, peak_memory_mib
     from vexpress_trt.export.checkpoints import load_checkpoints
     from vexpress_trt.export.random_weights import write_random_checkpoints
 
@@ -63,7 +62,7 @@ def run_export(
             force=force,
         )
     seconds = perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_memory_mib()
     print(f"{bundle}: {result.bundle_bytes / 2**20:.0f} MiB in {seconds:.0f} s, peak memory {peak:.0f} MiB")
     if report is not None:
         document = {

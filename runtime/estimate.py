@@ -30,25 +30,27 @@ def estimate_seconds(
     latent_pixels: int,
 ) -> float:
     """Wall-clock seconds of the denoising loop on this machine, within a factor of about two."""
-    parameters = _denoiser_bytes(bundle, precision) / _itemsize(precision)
+    parameters = _graph_bytes(bundle, "denoiser_guided", precision) / _itemsize(precision)
     flop = 2 * parameters * latent_pixels * _WEIGHT_USE * frames * halves * windows * steps
     return flop / (_matmul_flops() * _ENGINE_EFFICIENCY.get(dtype, 0.5))
 
 
 def estimate_bytes(
-    bundle: Bundle, precision: str, *, frames: int, halves: int, latent_pixels: int, frugal: bool
+    bundle: Bundle, precision: str, *, frames: int, halves: int, latent_pixels: int, spooled: bool
 ) -> int:
-    """Peak memory of a clip, within a factor of about 1.5."""
-    weights = [sum(bundle.manifest.files[file].size for file in graph.files) for graph in bundle.manifest.graphs
-               if graph.precision == precision and not graph.name.startswith("denoiser")]  # fmt: skip
-    denoiser = _denoiser_bytes(bundle, precision)
-    held = denoiser if frugal else denoiser + sum(weights)
+    """Peak memory of a clip, within a factor of about 1.5: that of its largest stage, the denoising loop.
+
+    The decoder runs beside the loop unless the latents are `spooled` to disk first.
+    """
+    weights = _graph_bytes(bundle, "denoiser_guided", precision)
+    if not spooled:
+        weights += _graph_bytes(bundle, "vae_decoder", precision)
     activations = 4 * _LIVE_ACTIVATIONS * halves * frames * latent_pixels * bundle.manifest.model.feature_channels
-    return int(1.3 * held) + activations + _BASE_BYTES
+    return int(1.3 * weights) + activations + _BASE_BYTES
 
 
-def _denoiser_bytes(bundle: Bundle, precision: str) -> int:
-    return sum(bundle.manifest.files[file].size for file in bundle.graph("denoiser_guided", precision).files)
+def _graph_bytes(bundle: Bundle, graph: str, precision: str) -> int:
+    return sum(bundle.manifest.files[file].size for file in bundle.graph(graph, precision).files)
 
 
 def _itemsize(precision: str) -> int:

@@ -17,7 +17,7 @@ from vexpress_trt.runtime import advice
 from vexpress_trt.runtime.audio_features import AudioFeatures, normalise
 from vexpress_trt.runtime.clip import Clip, prepare_clip
 from vexpress_trt.runtime.denoise import denoise
-from vexpress_trt.runtime.engine_pool import EnginePool
+from vexpress_trt.runtime.engine_loader import EngineLoader
 from vexpress_trt.runtime.estimate import estimate_bytes, estimate_seconds
 from vexpress_trt.runtime.latent_store import LatentStore
 from vexpress_trt.runtime.median import filtered
@@ -82,11 +82,7 @@ class Generation:
         dump = TensorDump(request.dump_tensors, clip.length, clip.fps)
         with ExitStack() as stack:
             workspace = stack.enter_context(Workspace(on_disk=request.save_gpu_memory))
-            engines = stack.enter_context(
-                EnginePool(
-                    self._bundle, self._choice, self.watch, threads=request.threads, frugal=request.save_gpu_memory
-                )
-            )
+            engines = EngineLoader(self._bundle, self._choice, self.watch, threads=request.threads)
             keys_values = self._portrait(engines)
             tokens = self._speech(engines, workspace)
             latents = workspace.spool(self._latents(engines, workspace, keys_values, tokens, dump), clip.length)
@@ -99,13 +95,13 @@ class Generation:
         dump.write()
         self._summary = self._summarise()
 
-    def _portrait(self, engines: EnginePool) -> dict[str, np.ndarray]:
+    def _portrait(self, engines: EngineLoader) -> dict[str, np.ndarray]:
         """Keys and values of the portrait."""
         self._report(ProgressEvent("portrait", 0))
         with self.watch.stage("portrait"):
             return encode_portrait(engines, self.clip.image)
 
-    def _speech(self, engines: EnginePool, workspace: Workspace) -> np.ndarray:
+    def _speech(self, engines: EngineLoader, workspace: Workspace) -> np.ndarray:
         """Audio tokens of every frame, [frames, tokens, C]."""
         clip, request = self.clip, self.request
         self._report(ProgressEvent("speech", 0))
@@ -121,7 +117,7 @@ class Generation:
 
     def _latents(
         self,
-        engines: EnginePool,
+        engines: EngineLoader,
         workspace: Workspace,
         keys_values: dict[str, np.ndarray],
         tokens: np.ndarray,
@@ -184,7 +180,7 @@ class Generation:
             "halves": 2 if request.guidance_scale > 1.0 else 1,
             "latent_pixels": clip.width * clip.height // model.vae_scale_factor**2,
         }
-        needed = estimate_bytes(self._bundle, choice.precision, frugal=request.save_gpu_memory, **size)
+        needed = estimate_bytes(self._bundle, choice.precision, spooled=request.save_gpu_memory, **size)
         calls = {"windows": clip.plan.windows, "steps": request.num_inference_steps}
         seconds = estimate_seconds(self._bundle, choice.precision, choice.dtype, **calls, **size)
         lines = (

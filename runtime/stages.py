@@ -9,14 +9,14 @@ import numpy as np
 from vexpress_trt.engines.engine import Engine
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.runtime.audio_features import AudioFeatures
-from vexpress_trt.runtime.engine_pool import EnginePool
+from vexpress_trt.runtime.engine_loader import EngineLoader
 from vexpress_trt.runtime.keypoints import draw_keypoints
 from vexpress_trt.runtime.summary import Stopwatch
 
 CHUNK = 8  # frames per call of the projection and the guider, always: engines build for one shape
 
 
-def encode_portrait(engines: EnginePool, image: np.ndarray) -> dict[str, np.ndarray]:
+def encode_portrait(engines: EngineLoader, image: np.ndarray) -> dict[str, np.ndarray]:
     """The portrait's keys and values for every attention block, computed once per clip.
 
     `image`: float32 [1, 3, H, W] in [-1, 1]. Returns `key_XX` and `value_XX`, each [1, heads, tokens, dim].
@@ -31,7 +31,7 @@ def encode_portrait(engines: EnginePool, image: np.ndarray) -> dict[str, np.ndar
     return outputs
 
 
-def encode_audio(engines: EnginePool, waveform: np.ndarray) -> np.ndarray:
+def encode_audio(engines: EngineLoader, waveform: np.ndarray) -> np.ndarray:
     """The audio encoder's last hidden state, float32 [T, D], of a normalised float32 waveform [S]."""
     with engines.use("audio_encoder") as encoder:
         hidden = encoder.run(waveform=waveform[None])["hidden"][0].copy()
@@ -40,7 +40,7 @@ def encode_audio(engines: EnginePool, waveform: np.ndarray) -> np.ndarray:
 
 
 def project_audio(
-    engines: EnginePool,
+    engines: EngineLoader,
     features: AudioFeatures,
     frames: int,
     allocate: Callable[[tuple[int, ...], np.dtype], np.ndarray],
@@ -103,10 +103,11 @@ class KeypointFeatures:
             self._known.popitem(last=False)
 
 
-def decode(engines: EnginePool, latents: Iterable[tuple[int, np.ndarray]], watch: Stopwatch) -> Iterator[np.ndarray]:
+def decode(engines: EngineLoader, latents: Iterable[tuple[int, np.ndarray]], watch: Stopwatch) -> Iterator[np.ndarray]:
     """Images of final latents (frame, float32 [4, h, w]), one by one: float32 [H, W, 3] in [0, 1], not yet filtered.
 
-    The decoder is loaded when the first latent is there: by then a frugal pool has freed what made the latents.
+    The decoder is loaded when the first latent is there: by then a spooling workspace has let
+    go of what made the latents.
     """
     latents = iter(latents)
     first = next(latents, None)

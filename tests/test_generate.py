@@ -106,9 +106,9 @@ def test_bounded_memory_gives_the_same_frames_and_leaves_no_files(
 
 def test_guidance_of_one_runs_the_single_half(request_of: GenerationRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     used = []
-    original = generation_module.EnginePool.use
+    original = generation_module.EngineLoader.use
     monkeypatch.setattr(
-        generation_module.EnginePool, "use", lambda pool, graph: used.append(graph) or original(pool, graph)
+        generation_module.EngineLoader, "use", lambda loader, graph: used.append(graph) or original(loader, graph)
     )
     _frames(replace(request_of, guidance_scale=1.0))
     assert "denoiser_single" in used

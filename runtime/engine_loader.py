@@ -1,0 +1,38 @@
+"""Which engine runs a graph, loaded when a stage needs it and freed when that stage is done."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from vexpress_trt.engines.bundle import Bundle
+from vexpress_trt.engines.engine import Engine, load_engine
+from vexpress_trt.engines.selection import EngineChoice
+from vexpress_trt.runtime.summary import Stopwatch
+
+
+class EngineLoader:
+    """Engines of one bundle under one choice of backend, precision and dtype.
+
+    A clip uses each graph in one stage only, so nothing is kept: weights and scratch memory of a stage are gone before
+    the next one starts.
+    """
+
+    def __init__(self, bundle: Bundle, choice: EngineChoice, watch: Stopwatch, *, threads: int | None = None) -> None:
+        self.bundle = bundle
+        self.choice = choice
+        self._watch = watch
+        self._threads = threads
+
+    @contextmanager
+    def use(self, graph: str) -> Iterator[Engine]:
+        """The engine of a graph, for the length of a stage."""
+        with self._watch.stage("load engines"):
+            engine = load_engine(
+                self.bundle,
+                graph,
+                backend=self.choice.backend,
+                precision=self.choice.precision,
+                threads=self._threads,
+                dtype=self.choice.dtype,
+            )
+        with engine:
+            yield engine
