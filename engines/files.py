@@ -14,7 +14,7 @@ from pathlib import Path
 from vexpress_trt.engines.errors import UserError
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
-_NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}
 _CHUNK_BYTES = 8 << 20
 
 
@@ -25,15 +25,19 @@ def atomic_path(target: Path, *, directory: bool = False) -> Iterator[Path]:
     The temporary has the suffix of `target`, so writers that choose a format by suffix keep working. With
     `directory=True` it is an existing empty folder; otherwise the block creates the file. On success everything is
     flushed to the disk and renamed over `target`; on any exception, Ctrl-C included, the temporary is removed and
-    `target` is as it was.
+    `target` is as it was. Missing parent folders are made, and removed again on an exception.
 
-    Raises UserError when the parent folder is missing or cannot be written, when the disk is full, and when `target`
-    exists as the other kind (a folder where a file is meant, or the reverse).
+    Raises UserError when the parent folder cannot be made or written, when the disk is full, and when `target` exists
+    as the other kind (a folder where a file is meant, or the reverse).
     """
     target = Path(target)
-    _check_target(target, directory)
+    made: list[Path] = []
     temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.tmp{target.suffix}")
     try:
+        for folder in reversed([folder for folder in target.parents if not folder.exists()]):
+            folder.mkdir(exist_ok=True)
+            made.append(folder)
+        _check_target(target, directory)
         if directory:
             temporary.mkdir()
         yield temporary
@@ -41,6 +45,9 @@ def atomic_path(target: Path, *, directory: bool = False) -> Iterator[Path]:
         _put_in_place(temporary, target)
     except BaseException as problem:
         remove(temporary)
+        for folder in reversed(made):
+            with contextlib.suppress(OSError):  # something else was put there meanwhile
+                folder.rmdir()
         refusal = _write_refusal(problem, target)
         if refusal is None:
             raise
@@ -67,8 +74,6 @@ def sha256_file(path: Path) -> str:
 
 def _check_target(target: Path, directory: bool) -> None:
     parent = target.parent
-    if not parent.exists():
-        raise UserError(f"cannot write {target}: the folder {parent} does not exist; create it or choose another path")
     if not parent.is_dir():
         raise UserError(f"cannot write {target}: {parent} is not a folder; choose another path")
     if not os.access(parent, os.W_OK | os.X_OK):

@@ -163,13 +163,6 @@ def _check_place(path: Path, video_path: Path) -> None:
 
 def _write(video_path: Path, kps_path: Path, audio_path: Path | None, points: np.ndarray, fps: float) -> None:
     """Both files, or none of them."""
-    for path in filter(None, (kps_path, audio_path)):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as problem:
-            raise UserError(
-                f"cannot write {path}: {os.strerror(problem.errno).lower()}; choose another folder"
-            ) from None
     with ExitStack() as stack:
         if audio_path is not None:
             temporary = stack.enter_context(atomic_path(audio_path))

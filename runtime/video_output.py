@@ -72,7 +72,6 @@ class VideoWriter:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             media = stack.enter_context(opened(self._audio_path))
-            _make_folder(self._path)
             temporary = stack.enter_context(atomic_path(self._path))
             self._output = stack.enter_context(_muxer(temporary))
             self._video = self._add_video()
@@ -173,10 +172,3 @@ def _muxer(path: Path) -> Iterator[av.container.OutputContainer]:
             output.close()
         raise
     output.close()
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise UserError(f"cannot write {path}: {os.strerror(problem.errno).lower()}; choose another folder") from None

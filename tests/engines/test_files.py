@@ -74,13 +74,24 @@ def test_bad_places_are_refused_before_work_starts(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     for target, directory, said in [
-        (tmp_path / "none" / "a", False, "does not exist"),
+        (tmp_path / "file" / "none" / "a", False, "not a directory"),
         (tmp_path / "file" / "a", False, "is not a folder"),
         (tmp_path / "folder", False, "a folder of that name exists"),
         (tmp_path / "file", True, "a file of that name exists"),
     ]:
         with pytest.raises(UserError, match=said), atomic_path(target, directory=directory):
             pytest.fail("the block ran")
+
+
+def test_missing_folders_are_made_and_go_again_when_nothing_is_written(tmp_path: Path) -> None:
+    target = tmp_path / "none" / "yet" / "a"
+    with pytest.raises(KeyboardInterrupt), atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert not os.listdir(tmp_path)
+    with atomic_path(target) as temporary:
+        temporary.write_text("whole")
+    assert target.read_text() == "whole"
 
 
 def test_sha256_of_a_file_longer_than_the_buffer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
