@@ -18,7 +18,9 @@ from media import write_wav
 from PIL import Image
 
 from vexpress_trt import cli
+from vexpress_trt.engines.engine import load_engine
 from vexpress_trt.runtime import GenerationRequest, generate, write_video
+from vexpress_trt.runtime import engine_loader as engine_loader_module
 from vexpress_trt.runtime import generation as generation_module
 from vexpress_trt.runtime.tracks import save_track
 from vexpress_trt.runtime.windows import joint_order
@@ -113,6 +115,28 @@ def test_guidance_of_one_runs_the_single_half(request_of: GenerationRequest, mon
     _frames(replace(request_of, guidance_scale=1.0))
     assert "denoiser_single" in used
     assert "denoiser_guided" not in used
+
+
+@pytest.mark.parametrize("save_gpu_memory", [False, True])
+def test_only_graphs_that_work_together_are_in_memory_together(
+    request_of: GenerationRequest, monkeypatch: pytest.MonkeyPatch, save_gpu_memory: bool
+) -> None:
+    loaded, together = set(), set()
+
+    def load(bundle, graph, **settings):
+        engine = load_engine(bundle, graph, **settings)
+        loaded.add(graph)
+        together.add(frozenset(loaded))
+        release = engine.close
+        engine.close = lambda: (loaded.discard(graph), release())
+        return engine
+
+    monkeypatch.setattr(engine_loader_module, "load_engine", load)
+    _frames(replace(request_of, save_gpu_memory=save_gpu_memory))
+    loop = {"kps_guider", "denoiser_guided"}
+    most = max(together, key=len)
+    assert most == loop if save_gpu_memory else most == loop | {"vae_decoder"}
+    assert not loaded
 
 
 def test_openvino_in_fp32_agrees_with_onnxruntime(request_of: GenerationRequest) -> None:
