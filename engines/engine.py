@@ -12,6 +12,10 @@ from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.manifest import GraphSpec, TensorSpec
 
 
+class CancelledError(Exception):
+    """A run that another thread put an end to."""
+
+
 class Engine(ABC):
     """A loaded graph on one backend.
 
@@ -19,7 +23,8 @@ class Engine(ABC):
     in place where the backend can: after changing an array that is bound, bind it again. Outputs stay valid, and keep
     their values, until the next `run` of the same engine or `close`; copy what must live longer.
 
-    Close an engine, or use it as a context manager, to free its memory. An engine is used by one thread at a time.
+    Close an engine, or use it as a context manager, to free its memory. An engine is used by one thread at a time;
+    only `cancel` may be called from another.
     """
 
     backend: str
@@ -30,6 +35,7 @@ class Engine(ABC):
         self._bound: dict[str, np.ndarray] = {}
         self._sizes: dict[str, int] | None = None
         self._closed = False
+        self._cancelled = False
 
     def bind(self, **arrays: np.ndarray) -> None:
         """Keep these input arrays bound until they are bound again.
@@ -50,18 +56,33 @@ class Engine(ABC):
 
         Raises ValueError when an input is not bound or when symbolic sizes contradict one another.
         """
+        if self._cancelled:
+            raise CancelledError(f"{self.spec.name} was cancelled")
         self.bind(**arrays)
         missing = [name for name in self._inputs if name not in self._bound]
         if missing:
             raise ValueError(f"{self.spec.name}: inputs not bound: {', '.join(missing)}")
         if self._sizes is None:
             self._sizes = self._solve()
-        return self._execute(self._sizes)
+        try:
+            return self._execute(self._sizes)
+        except Exception as problem:
+            if self._cancelled:
+                raise CancelledError(f"{self.spec.name} was cancelled") from problem
+            raise
 
     def output_shape(self, tensor: TensorSpec, sizes: dict[str, int]) -> tuple[int, ...] | None:
         """The shape of an output when the symbols have these sizes; None if it depends on something else."""
         shape = [evaluate(dimension, sizes) for dimension in tensor.shape]
         return None if None in shape else tuple(shape)
+
+    def cancel(self) -> None:
+        """From another thread: end a `run` in progress as soon as the backend can, and refuse later ones.
+
+        `run` then raises CancelledError. Only `close` is of use afterwards.
+        """
+        self._cancelled = True
+        self._interrupt()
 
     def close(self) -> None:
         """Free the engine's memory; it cannot be used afterwards. Closing twice is harmless."""
@@ -89,6 +110,9 @@ class Engine(ABC):
     @abstractmethod
     def _release(self) -> None:
         """Drop everything that holds memory."""
+
+    def _interrupt(self) -> None:  # noqa: B027 - most backends have no means
+        """Make a run in progress on another thread end early, where the backend can."""
 
     def _require_open(self) -> None:
         if self._closed:

@@ -31,8 +31,11 @@ class OnnxRuntimeEngine(Engine):
         dtype: str | None = None,
     ):
         """Raises UserError for a bf16 graph, for a `dtype` other than the graph's, and when the graph does not load."""
+        import onnxruntime
+
         super().__init__(spec)
         self.backend = backend
+        self._run_options = onnxruntime.RunOptions()
         _check_precision(bundle, spec, dtype)
         self._session = _session(bundle, spec, threads or usable_cores())
         self._binding = self._session.io_binding()
@@ -44,7 +47,7 @@ class OnnxRuntimeEngine(Engine):
     def _execute(self, sizes: dict[str, int]) -> dict[str, np.ndarray]:
         free = [tensor.name for tensor in self.spec.outputs if not self._bind_output(tensor.name, sizes)]
         try:
-            self._session.run_with_iobinding(self._binding)
+            self._session.run_with_iobinding(self._binding, self._run_options)
         except Exception as problem:
             raise out_of_memory(problem, self.spec.name) or problem from None
         outputs = dict(self._buffers)
@@ -56,6 +59,9 @@ class OnnxRuntimeEngine(Engine):
     def _release(self) -> None:
         self._buffers.clear()
         self._binding = self._session = None
+
+    def _interrupt(self) -> None:
+        self._run_options.terminate = True
 
     def _bind_output(self, name: str, sizes: dict[str, int]) -> bool:
         """Bind the output to a buffer of ours; False where its shape is only known after the run."""

@@ -58,8 +58,13 @@ class OpenVinoEngine(Engine):
         request = self._request(tuple(self._bound[tensor.name].shape for tensor in self.spec.inputs))
         for tensor in self.spec.inputs:
             request.set_tensor(tensor.name, _shared(self._bound[tensor.name]))
-        self._attempt("run", request.infer)
+        self._attempt("run", lambda: _infer(request))
         return {tensor.name: _array(request.get_tensor(tensor.name)) for tensor in self.spec.outputs}
+
+    def _interrupt(self) -> None:
+        for request in (self._first_request, self._other_request):
+            if request is not None:
+                request.cancel()
 
     def _release(self) -> None:
         self._first_request = self._other_request = self._model = None
@@ -90,6 +95,12 @@ class OpenVinoEngine(Engine):
             raise out_of_memory(problem, self.spec.name) or UserError(
                 f"openvino cannot {action} {self._file} ({reason}): update openvino or choose --backend onnxruntime"
             ) from None
+
+
+def _infer(request: Any) -> None:
+    """Run and wait. Not `infer`, which `cancel` does not reach."""
+    request.start_async()
+    request.wait()
 
 
 @functools.cache

@@ -21,6 +21,13 @@ class EngineLoader:
         self.choice = choice
         self._watch = watch
         self._threads = threads
+        self._in_use: set[Engine] = set()
+        self._cancelled = False
+
+    @property
+    def share_processor(self) -> bool:
+        """Whether all engines run on the same CPU cores, so that two at a time gain nothing."""
+        return self.choice.backend != "torch-cuda"
 
     @contextmanager
     def use(self, graph: str) -> Iterator[Engine]:
@@ -34,5 +41,17 @@ class EngineLoader:
                 threads=self._threads,
                 dtype=self.choice.dtype,
             )
-        with engine:
-            yield engine
+        self._in_use.add(engine)
+        try:
+            if self._cancelled:  # while it was loading
+                engine.cancel()
+            with engine:
+                yield engine
+        finally:
+            self._in_use.discard(engine)
+
+    def cancel(self) -> None:
+        """From another thread: end what the engines are doing."""
+        self._cancelled = True
+        for engine in tuple(self._in_use):
+            engine.cancel()

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
@@ -23,6 +22,7 @@ from vexpress_trt.runtime.latent_store import LatentStore
 from vexpress_trt.runtime.median import filtered
 from vexpress_trt.runtime.memory import peak_memory_mib
 from vexpress_trt.runtime.noise import frame_noise, upstream_noise
+from vexpress_trt.runtime.pipeline import Pipeline
 from vexpress_trt.runtime.progress import ProgressCallback, ProgressEvent
 from vexpress_trt.runtime.request import GenerationRequest
 from vexpress_trt.runtime.scheduler import Scheduler
@@ -35,6 +35,8 @@ from vexpress_trt.runtime.workspace import Workspace
 
 log = logging.getLogger("vexpress")
 FEATURE_BUDGET = 256 << 20  # bytes of key-point features remembered; none with save_gpu_memory
+
+IMAGES_AHEAD, FRAMES_AHEAD = 4, 8  # decoded and finished frames that may wait; uint8 is a quarter of float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +51,9 @@ class Frame:
 class Generation:
     """A clip being generated: iterate for its frames, then read `summary`.
 
-    Everything the inputs can be refused for has been checked when this exists; the networks run while it is iterated.
-    Closing the iterator, or leaving a loop over it, frees engines and temporary files.
+    Everything the inputs can be refused for has been checked when this exists; the networks run while it is iterated,
+    on threads of their own, a bounded number of frames ahead. `on_progress` is called on these threads. Closing the
+    iterator, or leaving a loop over it, stops them and frees engines and temporary files.
     """
 
     def __init__(self, request: GenerationRequest, on_progress: ProgressCallback | None = None) -> None:
@@ -80,16 +83,21 @@ class Generation:
     def __iter__(self) -> Iterator[Frame]:
         request, clip = self.request, self.clip
         dump = TensorDump(request.dump_tensors, clip.length, clip.fps)
-        with ExitStack() as stack:
-            workspace = stack.enter_context(Workspace(on_disk=request.save_gpu_memory))
-            engines = EngineLoader(self._bundle, self._choice, self.watch, threads=request.threads)
-            keys_values = self._portrait(engines)
-            tokens = self._speech(engines, workspace)
-            latents = workspace.spool(self._latents(engines, workspace, keys_values, tokens, dump), clip.length)
-            frames = quantised(dump.images(decode(engines, latents, self.watch)))
-            for index, image in enumerate(filtered(frames)):
+        engines = EngineLoader(self._bundle, self._choice, self.watch, threads=request.threads)
+        with (
+            Workspace(on_disk=request.save_gpu_memory) as workspace,
+            Pipeline(cancel=engines.cancel) as pipeline,
+        ):
+            latents = workspace.spool(self._latents(engines, workspace, dump), clip.length)
+            if not engines.share_processor:
+                latents = pipeline.behind(latents, ahead=clip.plan.window)
+            images = dump.images(decode(engines, latents, self.watch))
+            frames = pipeline.behind(
+                filtered(quantised(pipeline.behind(images, ahead=IMAGES_AHEAD))), ahead=FRAMES_AHEAD
+            )
+            for index, image in enumerate(frames):
                 if index == 0:
-                    self._first_frame_after, self._calls_before_first = self.watch.elapsed, self._calls
+                    self._first_frame_after = self.watch.elapsed
                 dump.frame(image)
                 yield Frame(index, index / clip.fps, image)
         dump.write()
@@ -116,14 +124,11 @@ class Generation:
             return project_audio(engines, features, clip.plan.frames, workspace.allocate)
 
     def _latents(
-        self,
-        engines: EngineLoader,
-        workspace: Workspace,
-        keys_values: dict[str, np.ndarray],
-        tokens: np.ndarray,
-        dump: TensorDump,
+        self, engines: EngineLoader, workspace: Workspace, dump: TensorDump
     ) -> Iterator[tuple[int, np.ndarray]]:
         """(frame, final latent [4, h, w]) in frame order, each as soon as it is final."""
+        keys_values = self._portrait(engines)
+        tokens = self._speech(engines, workspace)
         request, clip, model = self.request, self.clip, self._bundle.manifest.model
         steps, plan = request.num_inference_steps, clip.plan
         scheduler = Scheduler(self._bundle.manifest.scheduler, steps)
@@ -159,6 +164,8 @@ class Generation:
                 self._report_call(window, step, steps, final)
                 for frame, latent in frames:
                     if frame < clip.length:
+                        if frame == 0:
+                            self._calls_before_first = self._calls
                         final += 1
                         yield frame, dump.latent(latent)
 

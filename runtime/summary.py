@@ -1,5 +1,6 @@
 """What a finished generation says about itself."""
 
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -63,9 +64,10 @@ class Summary:
 
 
 class Stopwatch:
-    """Wall-clock seconds by stage name, in the order in which the stages first ran."""
+    """Wall-clock seconds by stage name, in the order in which the stages first ended. Stages may run on any threads."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self.started = perf_counter()
         self.seconds: dict[str, float] = {}
 
@@ -76,7 +78,9 @@ class Stopwatch:
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - begin
+            seconds = perf_counter() - begin
+            with self._lock:
+                self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
     def timed(self, name: str, items: Iterable[Item]) -> Iterator[Item]:
         """The same items; the time it takes to make each one is added to stage `name`."""

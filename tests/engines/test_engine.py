@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vexpress_trt.engines.bundle import Bundle
-from vexpress_trt.engines.engine import Engine, load_engine, out_of_memory
+from vexpress_trt.engines.engine import CancelledError, Engine, load_engine, out_of_memory
 from vexpress_trt.engines.errors import UserError
 
 BACKENDS = ["onnxruntime", "openvino"]
@@ -155,3 +155,11 @@ def test_every_backends_failed_allocation_is_recognised(problem: Exception, is_m
     sentence = out_of_memory(problem, "reference")
     assert (sentence is not None) is is_memory
     assert not is_memory or "not enough memory for reference" in str(sentence)
+
+
+def test_a_cancelled_engine_runs_no_more(engine: Engine, example: Callable) -> None:
+    case = example("fp32", 2, 3, 5)
+    engine.run(**case.inputs)
+    engine.cancel()
+    with pytest.raises(CancelledError, match="vae_decoder"):
+        engine.run(**case.inputs)

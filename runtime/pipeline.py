@@ -1,0 +1,93 @@
+"""Stages on threads of their own, joined by bounded queues; stopped together, whatever ends them."""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+Item = TypeVar("Item")
+POLL_SECONDS = 0.5
+
+
+class Pipeline:
+    """Runs iterators on threads, each a bounded number of items ahead of whoever takes from it.
+
+    Use as a context manager. When the block ends, by an exception, Ctrl-C or in good order, every thread is told to
+    stop, `cancel` is called so that work in progress ends early, and all threads have ended before the block is left.
+    An exception in one stage is raised, as it is, where its items are taken, and so passes down to the block.
+    """
+
+    def __init__(self, cancel: Callable[[], None] = lambda: None) -> None:
+        self._cancel = cancel
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._threads: list[threading.Thread] = []
+
+    def behind(self, items: Iterable[Item], *, ahead: int) -> Iterator[Item]:
+        """The same items, made on a thread that starts now; at most `ahead` of them wait to be taken."""
+        queue: deque[tuple[Any, BaseException | None]] = deque()
+        thread = threading.Thread(target=self._fill, args=(queue, items, ahead), daemon=True)
+        self._threads.append(thread)
+        thread.start()
+        return self._taken(queue)
+
+    def _fill(self, queue: deque, items: Iterable[Item], ahead: int) -> None:
+        end: BaseException = _End()
+        try:
+            try:
+                for item in items:
+                    if not self._put(queue, (item, None), ahead):
+                        break
+            finally:
+                close = getattr(items, "close", None)  # a generator cleans up on the thread that ran it
+                if close is not None:
+                    close()
+        except BaseException as problem:
+            end = problem
+        self._put(queue, (None, end), ahead)
+
+    def _put(self, queue: deque, entry: tuple[Any, BaseException | None], ahead: int) -> bool:
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping or len(queue) < ahead)
+            if self._stopping:
+                return False
+            queue.append(entry)
+            self._changed.notify_all()
+            return True
+
+    def _taken(self, queue: deque) -> Iterator[Any]:
+        while True:
+            with self._changed:
+                while not self._changed.wait_for(lambda: self._stopping or queue, POLL_SECONDS):
+                    pass  # a signal that another thread received is handled here, on the main one
+                if self._stopping:
+                    raise _Stopped
+                item, end = queue.popleft()
+                self._changed.notify_all()
+            if isinstance(end, _End):
+                return
+            if end is not None:
+                raise end
+            yield item
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        self._cancel()
+        for thread in self._threads:
+            thread.join()
+
+
+class _End(Exception):
+    """Marks the end of a queue."""
+
+
+class _Stopped(Exception):
+    """Ends a stage whose pipeline stops; nobody sees it."""

@@ -1,0 +1,101 @@
+"""Stages on threads: the same items in order, never far ahead, one cause of failure, and no thread left behind."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from vexpress_trt.runtime.pipeline import Pipeline
+
+
+@pytest.fixture(autouse=True)
+def no_thread_left() -> Iterator[None]:
+    before = threading.active_count()
+    yield
+    assert threading.active_count() == before
+
+
+def counting(stop: int, made: list[int] | None = None) -> Iterator[int]:
+    for number in range(stop):
+        if made is not None:
+            made.append(number)
+        yield number
+
+
+def test_the_same_items_in_the_same_order_through_many_stages() -> None:
+    with Pipeline() as pipeline:
+        items = pipeline.behind(counting(200), ahead=2)
+        items = pipeline.behind((item + 1 for item in items), ahead=1)
+        items = pipeline.behind((item * 2 for item in items), ahead=3)
+        assert list(items) == [2 * (number + 1) for number in range(200)]
+
+
+def test_an_empty_stage_ends_at_once() -> None:
+    with Pipeline() as pipeline:
+        assert list(pipeline.behind([], ahead=1)) == []
+
+
+def test_a_stage_works_ahead_but_never_further_than_asked() -> None:
+    made: list[int] = []
+    with Pipeline() as pipeline:
+        items = pipeline.behind(counting(100, made), ahead=3)
+        for taken, _ in enumerate(items, 1):
+            limit = taken + 3 + 1  # three wait, one is in the hand that waits to put it down
+            deadline = time.monotonic() + 5
+            while len(made) < min(limit, 100) and time.monotonic() < deadline:
+                time.sleep(0.001)
+            assert len(made) == min(limit, 100)
+
+
+@pytest.mark.parametrize("stages", [1, 3])
+def test_the_cause_of_a_failure_is_what_the_block_sees(stages: int) -> None:
+    cause = ValueError("no such frame")
+
+    def failing() -> Iterator[int]:
+        yield 1
+        raise cause
+
+    taken = []
+    with pytest.raises(ValueError) as caught, Pipeline() as pipeline:
+        items = failing()
+        for _ in range(stages):
+            items = pipeline.behind(items, ahead=2)
+        for item in items:
+            taken.append(item)
+    assert caught.value is cause
+    assert taken == [1]
+
+
+def test_leaving_the_block_stops_a_stage_that_waits_and_one_that_works() -> None:
+    interrupted, cleaned = threading.Event(), []
+
+    def working() -> Iterator[int]:
+        try:
+            yield 1
+            assert interrupted.wait(30), "cancel was not called"
+            yield 2
+        finally:
+            cleaned.append(threading.current_thread())
+
+    with Pipeline(cancel=interrupted.set) as pipeline:
+        items = pipeline.behind(working(), ahead=1)
+        items = pipeline.behind(items, ahead=1)
+        assert next(items) == 1
+    assert cleaned and cleaned[0] is not threading.main_thread()
+
+
+def test_ctrl_c_reaches_a_block_that_waits_for_its_first_item() -> None:
+    interrupted = threading.Event()
+
+    def slow() -> Iterator[int]:
+        interrupted.wait(30)
+        yield 1
+
+    began = time.monotonic()
+    threading.Timer(0.2, signal.raise_signal, [signal.SIGINT]).start()
+    with pytest.raises(KeyboardInterrupt), Pipeline(cancel=interrupted.set) as pipeline:
+        list(pipeline.behind(slow(), ahead=1))
+    assert interrupted.is_set()
+    assert time.monotonic() - began < 20
