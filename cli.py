@@ -55,7 +55,9 @@ def _generate(args: argparse.Namespace) -> int:
 
     with Reporter(quiet=args.quiet) as reporter:
         summary = write_video(request, on_progress=reporter)
-    print(json.dumps(summary.as_dict(), indent=2) if args.json else summary.as_text())
+    # A streamed video has standard output to itself.
+    where = sys.stderr if str(request.output_path) == "-" else sys.stdout
+    print(json.dumps(summary.as_dict(), indent=2) if args.json else summary.as_text(), file=where)
     return 0
 
 

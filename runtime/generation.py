@@ -2,9 +2,11 @@
 
 import logging
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -29,7 +31,7 @@ from vexpress_trt.runtime.scheduler import Scheduler
 from vexpress_trt.runtime.stages import KeypointFeatures, decode, encode_audio, encode_portrait, project_audio
 from vexpress_trt.runtime.summary import Stopwatch, Summary
 from vexpress_trt.runtime.tensors import TensorDump
-from vexpress_trt.runtime.video_output import VideoWriter, check_output_path
+from vexpress_trt.runtime.video_output import VideoWriter, check_output_path, standard_output
 from vexpress_trt.runtime.windows import latency_order
 from vexpress_trt.runtime.workspace import Workspace
 
@@ -253,15 +255,24 @@ def generate(request: GenerationRequest, *, on_progress: ProgressCallback | None
 
 
 def write_video(request: GenerationRequest, *, on_progress: ProgressCallback | None = None) -> Summary:
-    """Generate a clip into `request.output_path` (MP4, H.264 and AAC); nothing is left there unless it succeeds."""
+    """Generate a clip into `request.output_path` (MP4, H.264 and AAC); nothing is left there unless it succeeds.
+
+    The path "-" stands for standard output, which gets a fragmented MP4 as frames become final. Raises BrokenPipeError
+    when its reader goes away.
+    """
     assert request.output_path is not None, "write_video needs an output_path"
-    check_output_path(request.output_path)
+    target = standard_output() if str(request.output_path) == "-" else Path(request.output_path)
+    if isinstance(target, Path):
+        check_output_path(target)
     generation = generate(request, on_progress=on_progress)
     clip = generation.clip
-    with VideoWriter(
-        request.output_path, clip.width, clip.height, clip.fps, audio_path=request.audio_path, frames=clip.length
-    ) as writer:
-        for frame in generation:
+    with (
+        VideoWriter(
+            target, clip.width, clip.height, clip.fps, audio_path=request.audio_path, frames=clip.length
+        ) as writer,
+        closing(iter(generation)) as frames,
+    ):
+        for frame in frames:
             with generation.watch.stage("encode"):
                 writer.write(frame.image)
     return replace(generation.summary, output_path=str(request.output_path), total_seconds=generation.watch.elapsed)

@@ -43,7 +43,9 @@ class GenerationRequest:
     audio_path: Path = _flag(
         None, "speech: WAV, MP3, M4A, FLAC, Opus, or the sound of a video", kind=Path, metavar="AUDIO"
     )
-    output_path: Path | None = _flag(None, "the MP4 to write", kind=Path, metavar="MP4")
+    output_path: Path | None = _flag(
+        None, "the MP4 to write; - streams it to standard output", kind=Path, metavar="MP4"
+    )
     kps_path: Path | None = _flag(
         None, "key-point track (.pth or .npy), see `vexpress extract`", kind=Path, metavar="TRACK"
     )

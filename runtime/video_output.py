@@ -1,13 +1,14 @@
-"""The output: one H.264 encode with AAC sound in an MP4 that is whole or absent."""
+"""The output: one H.264 encode with AAC sound, in an MP4 that is whole or absent, or as fragments in a stream."""
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 import av
 import numpy as np
@@ -18,6 +19,7 @@ from vexpress_trt.engines.files import atomic_path
 from vexpress_trt.runtime.audio_input import opened, sound_planes
 
 _BT709 = 1  # the code point of primaries, transfer and matrix in H.264's colour description (ITU-T H.273)
+_FRAGMENTED = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
 _AAC_RATES = (48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
 
 
@@ -38,17 +40,25 @@ def check_output_path(path: Path) -> None:
         raise UserError(f"cannot write {path}: {reason}; choose another file or folder") from None
 
 
+def standard_output() -> BinaryIO:
+    """Where a streamed video goes. Raises UserError for a terminal."""
+    if sys.stdout.isatty():
+        raise UserError("--output_path - writes a video to standard output: lead it into a file or a player")
+    return sys.stdout.buffer
+
+
 class VideoWriter:
     """Encodes frames as they come, with the sound of a file, trimmed to the video's length.
 
-    Use as a context manager. The file appears at `path` when the block ends without an exception; its folder is made
-    when missing. Memory is bounded, however long the clip: sound is decoded and encoded just ahead of the picture.
-    Raises UserError where the disk is full or not writable, or the sound is not readable.
+    Use as a context manager. A file appears at its path when the block ends without an exception; its folder is made
+    when missing. A stream gets a fragmented MP4, which plays while it is written: half-second fragments, and each
+    frame encoded as soon as it is there. Memory is bounded, however long the clip: sound is decoded and encoded just
+    ahead of the picture. Raises UserError where the disk is full or not writable, or the sound is not readable.
     """
 
     def __init__(
         self,
-        path: Path,
+        target: Path | BinaryIO,
         width: int,
         height: int,
         fps: float | Fraction,
@@ -59,12 +69,14 @@ class VideoWriter:
         preset: str = "medium",
     ) -> None:
         """`frames`: how many will be written; the sound ends with the last one. `crf`, `preset`: x264's own scale."""
-        self._path = Path(path)
+        self._target = target
         self._size = (width, height)
         self._rate = Fraction(fps).limit_denominator(100_000)
         self._audio_path = Path(audio_path)
         self._frames = frames
         self._options = {"crf": str(crf), "preset": preset}
+        if not isinstance(target, Path):
+            self._options |= {"tune": "zerolatency", "g": str(max(1, round(self._rate / 2)))}
         self._written = 0
         self._reformatter = VideoReformatter()
         self._stack = ExitStack()
@@ -72,8 +84,12 @@ class VideoWriter:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             media = stack.enter_context(opened(self._audio_path))
-            temporary = stack.enter_context(atomic_path(self._path))
-            self._output = stack.enter_context(_muxer(temporary))
+            if isinstance(self._target, Path):
+                place: str | _WriteOnly = f"file:{stack.enter_context(atomic_path(self._target))}"
+                options = {"movflags": "faststart"}
+            else:
+                place, options = _WriteOnly(self._target), _FRAGMENTED
+            self._output = stack.enter_context(_muxer(place, options))
             self._video = self._add_video()
             self._sound = _Sound(media, self._audio_path, self._output, self._frames / self._rate)
             self._stack = stack.pop_all()
@@ -161,10 +177,22 @@ class _Sound:
         self._output.mux(self._stream.encode(None))
 
 
+class _WriteOnly:
+    """All that a muxer may do with a stream: it must not believe that it can go back."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def write(self, data: bytes) -> int:
+        self._stream.write(data)
+        self._stream.flush()
+        return len(data)
+
+
 @contextmanager
-def _muxer(path: Path) -> Iterator[av.container.OutputContainer]:
+def _muxer(place: "str | _WriteOnly", options: dict[str, str]) -> Iterator[av.container.OutputContainer]:
     """An MP4 being written; whatever went wrong in the block is not hidden by what then goes wrong in closing it."""
-    output = av.open(f"file:{path}", "w", format="mp4", options={"movflags": "faststart"})
+    output = av.open(place, "w", format="mp4", options=options)
     try:
         yield output
     except BaseException:

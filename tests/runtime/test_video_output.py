@@ -278,9 +278,9 @@ def test_an_error_in_closing_does_not_hide_the_first_one(tmp_path, wav, monkeypa
             raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(video_output.av, "open", lambda *arguments, **options: Broken())
-    with pytest.raises(KeyboardInterrupt), video_output._muxer(tmp_path / "a.mp4"):
+    with pytest.raises(KeyboardInterrupt), video_output._muxer("a.mp4", {}):
         raise KeyboardInterrupt
-    with pytest.raises(OSError, match="Input/output"), video_output._muxer(tmp_path / "a.mp4"):
+    with pytest.raises(OSError, match="Input/output"), video_output._muxer("a.mp4", {}):
         pass
 
 
@@ -305,3 +305,46 @@ def test_a_folder_without_permission_is_refused(tmp_path):
         folder = Path("/proc")
     with pytest.raises(UserError, match=f"cannot write {folder}"):
         check_output_path(folder / "a.mp4")
+
+
+class Pipe:
+    """A stream that cannot be read, searched or told, as a pipe's end; remembers how long it was after each frame."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def write(self, data: bytes) -> int:
+        self.data += bytes(data)
+        return len(data)
+
+    def flush(self) -> None:
+        pass
+
+
+def test_a_stream_gets_a_playable_video_while_frames_come(tmp_path, wav):
+    pipe, lengths = Pipe(), []
+    with VideoWriter(pipe, WIDTH, HEIGHT, 30.0, audio_path=wav, frames=45) as writer:
+        for _ in range(45):
+            writer.write(flat())
+            lengths.append(len(pipe.data))
+            if len(lengths) == 35:
+                (tmp_path / "so_far.mp4").write_bytes(pipe.data)
+    assert pipe.data[4:8] == b"ftyp"
+    assert len(set(lengths)) > 2, "fragments leave as they are full, not all at the end"
+    with av.open(str(tmp_path / "so_far.mp4")) as media:
+        assert len(list(media.decode(video=0))) >= 15
+    (tmp_path / "whole.mp4").write_bytes(pipe.data)
+    with av.open(str(tmp_path / "whole.mp4")) as media:
+        assert len(list(media.decode(video=0))) == 45
+    sound, source = decoded_sound(tmp_path / "whole.mp4"), decoded_sound(wav)
+    assert abs(sound.shape[1] - min(source.shape[1], 24_000)) < 2048  # 1.5 s at 16 kHz, but for the codec's delay
+
+
+def test_a_reader_that_goes_away_is_a_broken_pipe(wav):
+    class Gone(Pipe):
+        def write(self, data: bytes) -> int:
+            raise BrokenPipeError(errno.EPIPE, "gone")
+
+    with pytest.raises(BrokenPipeError), VideoWriter(Gone(), WIDTH, HEIGHT, 30.0, audio_path=wav, frames=60) as writer:
+        for _ in range(60):
+            writer.write(flat())
