@@ -25,8 +25,7 @@ PRECISIONS = ("fp32", "fp16", "bf16")
 def main(argv: list[str] | None = None) -> int:
     """Run one command; exit status 0: done, 1: a check failed, 2: refused with a sentence, 130: interrupted."""
     args = _parser().parse_args(_with_underscores(sys.argv[1:] if argv is None else argv))
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that temporary files go
-    with _sentences_on_stderr(args):
+    with _signals_unwind(), _sentences_on_stderr(args):
         return _run(args)
 
 
@@ -274,6 +273,32 @@ def _with_underscores(argv: list[str]) -> list[str]:
         return flag[:2] + flag[2:].replace("-", "_") + equals + value if word.startswith("--") else word
 
     return [convert(word) for word in argv]
+
+
+@contextmanager
+def _signals_unwind() -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM unwinds, so that threads end and temporary files go; later ones do not disturb that.
+
+    After it they stay ignored, as the process is about to end. A signal that it was started to ignore stays ignored.
+    """
+    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
+    ours = [name for name, handler in before.items() if handler not in (signal.SIG_IGN, None)]
+
+    def unwind(number: int, frame: Any) -> None:
+        for name in ours:
+            signal.signal(name, signal.SIG_IGN)
+        if number == signal.SIGTERM:
+            sys.exit(143)
+        raise KeyboardInterrupt
+
+    for name in ours:
+        signal.signal(name, unwind)
+    try:
+        yield
+    finally:
+        for name in ours:
+            if signal.getsignal(name) is unwind:
+                signal.signal(name, before[name])
 
 
 @contextmanager

@@ -273,8 +273,9 @@ def test_weights_that_blow_up_stop_the_run_naming_graph_window_and_step(
     assert not request_of.output_path.exists()
 
 
+@pytest.mark.parametrize("times", [1, 3], ids=["once", "impatiently"])
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_leaves_nothing(request_of: GenerationRequest, stop: signal.Signals) -> None:
+def test_an_interrupted_run_leaves_nothing(request_of: GenerationRequest, stop: signal.Signals, times: int) -> None:
     command = [
         sys.executable,
         "-m",
@@ -290,7 +291,9 @@ def test_an_interrupted_run_leaves_nothing(request_of: GenerationRequest, stop: 
         if line.startswith("denoise"):
             break
     time.sleep(0.2)
-    running.send_signal(stop)
-    assert running.wait(timeout=60) in (130, 143)
+    for _ in range(times):
+        running.send_signal(stop)
+        time.sleep(0.02)
+    assert running.wait(timeout=60) == {signal.SIGINT: 130, signal.SIGTERM: 143}[stop]
     folder = request_of.output_path.parent
     assert not [path.name for path in folder.iterdir() if "out" in path.name]
