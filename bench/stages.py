@@ -18,9 +18,9 @@ from vexpress_trt.engines.dims import evaluate
 from vexpress_trt.engines.engine import Engine, load_engine
 from vexpress_trt.engines.files import atomic_path
 from vexpress_trt.engines.manifest import TensorSpec
+from vexpress_trt.engines.memory import peak_memory_mib, reset_peak
 from vexpress_trt.engines.selection import choose_engines
 from vexpress_trt.runtime.median import median_clip
-from vexpress_trt.runtime.memory import peak_memory_mib, reset_peak
 
 GUIDER_FRAMES = 8
 MEDIAN_FRAMES = 8

@@ -2,7 +2,6 @@
 
 import gc
 import logging
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
@@ -21,6 +20,7 @@ from vexpress_trt.engines.manifest import (
     Precision,
     SchedulerConfig,
 )
+from vexpress_trt.engines.memory import peak_memory_mib
 from vexpress_trt.engines.verify import ParityResult, vector_path
 from vexpress_trt.export import parity
 from vexpress_trt.export.checkpoints import Checkpoints
@@ -158,7 +158,9 @@ class _Exporter:
         sizes = [bundle.path(file).stat().st_size for file in spec.files[:2]]
         checking = perf_counter() - began
         self.exported.append(
-            ExportedGraph(spec.name, spec.precision, round(seconds, 2), round(checking, 2), *sizes, peak_memory_mib())
+            ExportedGraph(
+                spec.name, spec.precision, round(seconds, 2), round(checking, 2), *sizes, round(peak_memory_mib())
+            )
         )
         log.info(
             f"exported {spec.name} {spec.precision}: {seconds:.1f} s, {sum(sizes) / 2**20:.1f} MiB; "
@@ -193,16 +195,6 @@ def model_config(checkpoints: Checkpoints, width: int, height: int, context_fram
         audio_sample_rate=AUDIO_SAMPLE_RATE,
         attention_blocks=sum(stage.attentions for stage in own.unet.stages()),
     )
-
-
-def peak_memory_mib() -> int:
-    """The largest resident size this process had, in MiB; 0 where the system does not tell."""
-    try:
-        import resource
-    except ImportError:
-        return 0
-    units = 2**20 if sys.platform == "darwin" else 2**10
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / units)
 
 
 def _previous(target: Path, checkpoints: Checkpoints, model: ModelConfig) -> Bundle | None:
