@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,6 +53,20 @@ def atomic_path(target: Path, *, directory: bool = False) -> Iterator[Path]:
         if refusal is None:
             raise
         raise refusal from problem
+
+
+def check_place(target: Path) -> None:
+    """Refuse a file that `atomic_path` could not write, before minutes are spent on its content. Raises UserError."""
+    try:
+        if target.is_dir():
+            raise UserError(f"cannot write {target}: a folder of that name exists; choose a file name")
+        existing = next(folder for folder in target.absolute().parents if folder.exists())
+        # Named as the temporary will be, so that a name too long for it is found now.
+        with tempfile.NamedTemporaryFile(dir=existing, prefix=f".{target.stem}.", suffix=f".tmp{target.suffix}"):
+            pass
+    except OSError as problem:
+        reason = os.strerror(problem.errno).lower()
+        raise UserError(f"cannot write {target}: {reason}; choose another file or folder") from None
 
 
 def remove(path: Path) -> None:

@@ -6,7 +6,6 @@ Faces are sought in the picture as it is, for squeezed ones are found less well;
 
 import logging
 import os
-import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.engines.files import atomic_path
+from vexpress_trt.engines.files import atomic_path, check_place
 from vexpress_trt.runtime.extract_audio import AUDIO_SUFFIXES, require_sound, write_audio
 from vexpress_trt.runtime.extract_video import frame_rate, opened_video, upright_frames
 from vexpress_trt.runtime.faces.face import Detector
@@ -143,22 +142,9 @@ def _check_outputs(video_path: Path, kps_path: Path, audio_path: Path | None) ->
         known = ", ".join(AUDIO_SUFFIXES)
         raise UserError(f"--audio_save_path {audio_path}: sound is written as {known}, name one of them")
     for path in filter(None, (kps_path, audio_path)):
-        try:
-            _check_place(path, video_path)
-        except OSError as problem:
-            reason = os.strerror(problem.errno).lower()
-            raise UserError(f"cannot write {path}: {reason}; choose another file or folder") from None
-
-
-def _check_place(path: Path, video_path: Path) -> None:
-    if path.is_dir():
-        raise UserError(f"cannot write {path}: a folder of that name exists; choose a file name")
-    if path.exists() and os.path.exists(video_path) and path.samefile(video_path):
-        raise UserError(f"cannot write {path}: it is the video that is read; choose another path")
-    existing = next(folder for folder in path.absolute().parents if folder.exists())
-    # Named as the atomic writer will name its temporary, so that a name too long for it is found now.
-    with tempfile.NamedTemporaryFile(dir=existing, prefix=f".{path.stem}.", suffix=f".tmp{path.suffix}"):
-        pass
+        check_place(path)
+        if path.exists() and os.path.exists(video_path) and path.samefile(video_path):
+            raise UserError(f"cannot write {path}: it is the video that is read; choose another path")
 
 
 def _write(video_path: Path, kps_path: Path, audio_path: Path | None, points: np.ndarray, fps: float) -> None:

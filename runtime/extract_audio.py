@@ -1,7 +1,7 @@
 """The sound of a video as a file of its own, in step with the picture."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.runtime.audio_input import sound_planes
 from vexpress_trt.runtime.extract_video import opened_video
+from vexpress_trt.runtime.muxer import muxer
 
 IN_STEP = 0.045  # seconds that sound and picture may be apart before a viewer notices (ITU-R BT.1359)
 MAX_DELAY = 60.0  # seconds; beyond it the time stamps are wrong rather than the sound late
@@ -51,7 +52,7 @@ def write_audio(source: Path, target: Path, suffix: str) -> None:
         stream = media.streams.audio[0]
         delay = _start(source, sound=True) - _start(source, sound=False)
         delay = 0.0 if abs(delay) <= IN_STEP or abs(delay) > MAX_DELAY else delay
-        with _muxer(target, form.container) as output:
+        with muxer(target, form.container) as output:
             if delay == 0 and stream.codec_context.name in form.copies:
                 written = _copy(media, stream, output)
             else:
@@ -117,16 +118,3 @@ def _shifted(pieces: Iterator[np.ndarray], shift: int) -> Iterator[np.ndarray]:
         shift += cut
         if cut < piece.shape[1]:
             yield piece[:, cut:]
-
-
-@contextmanager
-def _muxer(path: Path, form: str) -> Iterator[av.container.OutputContainer]:
-    """A file being written; whatever went wrong in the block is not hidden by what then goes wrong in closing it."""
-    output = av.open(f"file:{path}", "w", format=form)
-    try:
-        yield output
-    except BaseException:
-        with suppress(av.FFmpegError, OSError):
-            output.close()
-        raise
-    output.close()

@@ -1,10 +1,7 @@
 """The output: one H.264 encode with AAC sound, in an MP4 that is whole or absent, or as fragments in a stream."""
 
-import os
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -15,8 +12,9 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.engines.files import atomic_path
+from vexpress_trt.engines.files import atomic_path, check_place
 from vexpress_trt.runtime.audio_input import opened, sound_planes
+from vexpress_trt.runtime.muxer import muxer
 
 _BT709 = 1  # the code point of primaries, transfer and matrix in H.264's colour description (ITU-T H.273)
 _FRAGMENTED = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
@@ -28,16 +26,7 @@ def check_output_path(path: Path) -> None:
     path = Path(path)
     if path.suffix.lower() != ".mp4":
         raise UserError(f"--output_path {path}: the output is an MP4, let the name end in .mp4")
-    try:
-        if path.is_dir():
-            raise UserError(f"cannot write {path}: a folder of that name exists; choose a file name")
-        existing = next(folder for folder in path.absolute().parents if folder.exists())
-        # Named as the atomic writer will name its temporary, so that a name too long for it is found now.
-        with tempfile.NamedTemporaryFile(dir=existing, prefix=f".{path.stem}.", suffix=f".tmp{path.suffix}"):
-            pass
-    except OSError as problem:
-        reason = os.strerror(problem.errno).lower()
-        raise UserError(f"cannot write {path}: {reason}; choose another file or folder") from None
+    check_place(path)
 
 
 def standard_output() -> BinaryIO:
@@ -69,13 +58,14 @@ class VideoWriter:
         preset: str = "medium",
     ) -> None:
         """`frames`: how many will be written; the sound ends with the last one. `crf`, `preset`: x264's own scale."""
-        self._target = target
+        self._stream = target if hasattr(target, "write") else None
+        self._path = None if self._stream else Path(target)
         self._size = (width, height)
         self._rate = Fraction(fps).limit_denominator(100_000)
         self._audio_path = Path(audio_path)
         self._frames = frames
         self._options = {"crf": str(crf), "preset": preset}
-        if not isinstance(target, Path):
+        if self._stream:
             self._options |= {"tune": "zerolatency", "g": str(max(1, round(self._rate / 2)))}
         self._written = 0
         self._reformatter = VideoReformatter()
@@ -84,12 +74,11 @@ class VideoWriter:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             media = stack.enter_context(opened(self._audio_path))
-            if isinstance(self._target, Path):
-                place: str | _WriteOnly = f"file:{stack.enter_context(atomic_path(self._target))}"
-                options = {"movflags": "faststart"}
+            if self._stream:
+                output = muxer(_WriteOnly(self._stream), "mp4", _FRAGMENTED)
             else:
-                place, options = _WriteOnly(self._target), _FRAGMENTED
-            self._output = stack.enter_context(_muxer(place, options))
+                output = muxer(stack.enter_context(atomic_path(self._path)), "mp4", {"movflags": "faststart"})
+            self._output = stack.enter_context(output)
             self._video = self._add_video()
             self._sound = _Sound(media, self._audio_path, self._output, self._frames / self._rate)
             self._stack = stack.pop_all()
@@ -187,16 +176,3 @@ class _WriteOnly:
         self._stream.write(data)
         self._stream.flush()
         return len(data)
-
-
-@contextmanager
-def _muxer(place: "str | _WriteOnly", options: dict[str, str]) -> Iterator[av.container.OutputContainer]:
-    """An MP4 being written; whatever went wrong in the block is not hidden by what then goes wrong in closing it."""
-    output = av.open(place, "w", format="mp4", options=options)
-    try:
-        yield output
-    except BaseException:
-        with suppress(av.FFmpegError, OSError):
-            output.close()
-        raise
-    output.close()

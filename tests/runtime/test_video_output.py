@@ -13,7 +13,7 @@ import pytest
 from av.video.reformatter import ColorRange, Colorspace
 
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.runtime import video_output
+from vexpress_trt.runtime import muxer as muxer_module
 from vexpress_trt.runtime.video_output import VideoWriter, check_output_path
 
 WIDTH, HEIGHT = 96, 64
@@ -277,10 +277,10 @@ def test_an_error_in_closing_does_not_hide_the_first_one(tmp_path, wav, monkeypa
         def close(self) -> None:
             raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(video_output.av, "open", lambda *arguments, **options: Broken())
-    with pytest.raises(KeyboardInterrupt), video_output._muxer("a.mp4", {}):
+    monkeypatch.setattr(muxer_module.av, "open", lambda *arguments, **options: Broken())
+    with pytest.raises(KeyboardInterrupt), muxer_module.muxer(tmp_path / "a.mp4", "mp4"):
         raise KeyboardInterrupt
-    with pytest.raises(OSError, match="Input/output"), video_output._muxer("a.mp4", {}):
+    with pytest.raises(OSError, match="Input/output"), muxer_module.muxer(tmp_path / "a.mp4", "mp4"):
         pass
 
 
