@@ -54,6 +54,11 @@ class EngineChoice:
     precision: str
     dtype: str
 
+    @property
+    def on_cpu(self) -> bool:
+        """Whether all engines share this machine's processor cores."""
+        return not self.backend.startswith("torch-cuda")
+
 
 def choose_engines(
     bundle: "Bundle", *, backend: str = "auto", dtype: str = "auto", device: str = "auto", gpu_id: int = 0

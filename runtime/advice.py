@@ -92,11 +92,13 @@ def distant_pose(points: np.ndarray, reference: np.ndarray, strategy: str) -> st
     return None
 
 
-def short_memory(needed: int, available: int, *, frugal: bool) -> str | None:
+def short_memory(needed: int, available: int, *, save_gpu_memory: bool) -> str | None:
     """A clip that needs about `needed` bytes where `available` are free."""
     if needed < _MEMORY_SHARE * available:
         return None
-    remedy = "fewer --context_frames or a smaller size" if frugal else "--save_gpu_memory or fewer --context_frames"
+    remedy = (
+        "fewer --context_frames or a smaller size" if save_gpu_memory else "--save_gpu_memory or fewer --context_frames"
+    )
     return f"this size needs about {needed / 2**30:.1f} GiB and {available / 2**30:.1f} GiB are free: {remedy} help"
 
 
@@ -126,9 +128,9 @@ def unusual_fps(fps: float) -> str | None:
     )
 
 
-def long_audio(seconds: float, *, frugal: bool) -> str | None:
+def long_audio(seconds: float, *, save_gpu_memory: bool) -> str | None:
     """Speech whose encoder's attention and features take much memory."""
-    if frugal or seconds <= LONG_AUDIO_SECONDS:
+    if save_gpu_memory or seconds <= LONG_AUDIO_SECONDS:
         return None
     return f"{seconds:.0f} s of audio take memory that grows with its length: --save_gpu_memory keeps the clip on disk"
 

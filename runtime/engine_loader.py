@@ -24,11 +24,6 @@ class EngineLoader:
         self._in_use: set[Engine] = set()
         self._cancelled = False
 
-    @property
-    def share_processor(self) -> bool:
-        """Whether all engines run on the same CPU cores, so that two at a time gain nothing."""
-        return self.choice.backend != "torch-cuda"
-
     @contextmanager
     def use(self, graph: str) -> Iterator[Engine]:
         """The engine of a graph, for the length of a stage."""

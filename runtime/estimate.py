@@ -36,14 +36,14 @@ def estimate_seconds(
 
 
 def estimate_bytes(
-    bundle: Bundle, precision: str, *, frames: int, halves: int, latent_pixels: int, spooled: bool
+    bundle: Bundle, precision: str, *, frames: int, halves: int, latent_pixels: int, save_gpu_memory: bool
 ) -> int:
     """Peak memory of a clip, within a factor of about 1.5: that of its largest stage, the denoising loop.
 
-    The decoder runs beside the loop unless the latents are `spooled` to disk first.
+    The decoder runs beside the loop unless `save_gpu_memory` has the latents spooled to disk first.
     """
     weights = _graph_bytes(bundle, "denoiser_guided", precision)
-    if not spooled:
+    if not save_gpu_memory:
         weights += _graph_bytes(bundle, "vae_decoder", precision)
     activations = 4 * _LIVE_ACTIVATIONS * halves * frames * latent_pixels * bundle.manifest.model.feature_channels
     return int(1.3 * weights) + activations + _BASE_BYTES

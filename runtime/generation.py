@@ -13,6 +13,7 @@ import psutil
 
 from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.memory import peak_memory_mib
 from vexpress_trt.engines.selection import choose_engines
 from vexpress_trt.runtime import advice
 from vexpress_trt.runtime.audio_features import AudioFeatures, normalise
@@ -22,7 +23,6 @@ from vexpress_trt.runtime.engine_loader import EngineLoader
 from vexpress_trt.runtime.estimate import estimate_bytes, estimate_seconds
 from vexpress_trt.runtime.latent_store import LatentStore
 from vexpress_trt.runtime.median import filtered
-from vexpress_trt.runtime.memory import peak_memory_mib
 from vexpress_trt.runtime.noise import frame_noise, upstream_noise
 from vexpress_trt.runtime.pipeline import Pipeline
 from vexpress_trt.runtime.progress import ProgressCallback, ProgressEvent
@@ -91,7 +91,7 @@ class Generation:
             Pipeline(cancel=engines.cancel) as pipeline,
         ):
             latents = workspace.spool(self._latents(engines, workspace, dump), clip.length)
-            if not engines.share_processor:
+            if not self._choice.on_cpu:  # on a CPU, two engines at a time only take cores from one another
                 latents = pipeline.behind(latents, ahead=clip.plan.window)
             images = dump.images(decode(engines, latents, self.watch))
             frames = pipeline.behind(
@@ -189,11 +189,11 @@ class Generation:
             "halves": 2 if request.guidance_scale > 1.0 else 1,
             "latent_pixels": clip.width * clip.height // model.vae_scale_factor**2,
         }
-        needed = estimate_bytes(self._bundle, choice.precision, spooled=request.save_gpu_memory, **size)
+        needed = estimate_bytes(self._bundle, choice.precision, save_gpu_memory=request.save_gpu_memory, **size)
         calls = {"windows": clip.plan.windows, "steps": request.num_inference_steps}
         seconds = estimate_seconds(self._bundle, choice.precision, choice.dtype, **calls, **size)
         lines = (
-            advice.short_memory(needed, psutil.virtual_memory().available, frugal=request.save_gpu_memory),
+            advice.short_memory(needed, psutil.virtual_memory().available, save_gpu_memory=request.save_gpu_memory),
             advice.long_run(seconds),
         )
         for line in filter(None, lines):

@@ -64,7 +64,9 @@ class GenerationRequest:
     image_width: int | None = _flag(None, "output width, a multiple of 8 (default: the bundle's)", kind=int)
     image_height: int | None = _flag(None, "output height, a multiple of 8 (default: the bundle's)", kind=int)
     num_pad_audio_frames: int = _flag(2, "frames of audio context on each side", kind=int)
-    save_gpu_memory: bool = _flag(False, "bound memory: graphs loaded and freed in turn, the clip kept on disk")
+    save_gpu_memory: bool = _flag(
+        False, "bound memory: keep the clip on disk, load the decoder when the denoiser is freed"
+    )
     device: str = _flag("auto", "where to run", choices=("auto", "cpu", "cuda"))
     gpu_id: int = _flag(0, "which GPU", kind=int)
     dtype: str = _flag("auto", "arithmetic of the engines (auto: the backend's fast choice)", choices=DTYPES)

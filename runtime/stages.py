@@ -106,8 +106,8 @@ class KeypointFeatures:
 def decode(engines: EngineLoader, latents: Iterable[tuple[int, np.ndarray]], watch: Stopwatch) -> Iterator[np.ndarray]:
     """Images of final latents (frame, float32 [4, h, w]), one by one: float32 [H, W, 3] in [0, 1], not yet filtered.
 
-    The decoder is loaded when the first latent is there: by then a spooling workspace has let
-    go of what made the latents.
+    The decoder is loaded when the first latent is there: by then a spooling workspace has let go
+    of what made the latents.
     """
     latents = iter(latents)
     first = next(latents, None)

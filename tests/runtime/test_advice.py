@@ -138,11 +138,11 @@ def test_place_and_size_far_from_the_portraits_name_naive_retarget():
 
 
 def test_short_memory():
-    assert advice.short_memory(4 * GIB, 8 * GIB, frugal=False) is None
+    assert advice.short_memory(4 * GIB, 8 * GIB, save_gpu_memory=False) is None
     assert "needs about 10.0 GiB and 8.0 GiB are free: --save_gpu_memory" in advice.short_memory(
-        10 * GIB, 8 * GIB, frugal=False
+        10 * GIB, 8 * GIB, save_gpu_memory=False
     )
-    assert "smaller size" in advice.short_memory(10 * GIB, 8 * GIB, frugal=True)
+    assert "smaller size" in advice.short_memory(10 * GIB, 8 * GIB, save_gpu_memory=True)
 
 
 def test_long_run():
@@ -166,9 +166,9 @@ def test_unusual_fps():
 
 
 def test_long_audio():
-    assert advice.long_audio(60.0, frugal=False) is None
-    assert "--save_gpu_memory" in advice.long_audio(61.0, frugal=False)
-    assert advice.long_audio(61.0, frugal=True) is None
+    assert advice.long_audio(60.0, save_gpu_memory=False) is None
+    assert "--save_gpu_memory" in advice.long_audio(61.0, save_gpu_memory=False)
+    assert advice.long_audio(61.0, save_gpu_memory=True) is None
 
 
 def test_good_real_portraits_and_recordings_stay_silent(shared_dir):
