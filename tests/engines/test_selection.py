@@ -221,3 +221,11 @@ def test_the_table_names_every_backend_once_with_a_reason_where_it_is_not_usable
 )
 def test_every_backend_has_its_engine(backend: str, kind: str) -> None:
     assert engine_class(backend).__name__ == kind
+
+
+@pytest.mark.parametrize(
+    ("backend", "on_cpu"),
+    [("onnxruntime", True), ("openvino", True), ("torch", True), ("torch-cuda", False), ("torch-cuda:1", False)],
+)
+def test_a_choice_knows_whether_engines_share_the_processor(backend: str, on_cpu: bool) -> None:
+    assert EngineChoice(backend, "as asked", "fp32", "fp32").on_cpu is on_cpu
