@@ -148,7 +148,9 @@ def graphs(checkpoints: Checkpoints) -> tuple[Graph, ...]:
             (Tensor("latent", (1, *latent)),),
             pairs,
             {"h": 12, "w": 20},
-            {"h": 6, "w": 10},
+            # Not smaller: with two pixels left at the deepest level, a narrow network's groups there have two values
+            # to normalise, which magnifies BF16's rounding beyond what a check can tell from an error.
+            {"h": 10, "w": 14},
         ),
         denoiser("denoiser_guided", 2),
         denoiser("denoiser_single", 1),

@@ -120,6 +120,14 @@ def test_official_weights_are_marked_as_research_only(
     assert not manifest.random_weights and "research" in manifest.licence
 
 
+def test_the_narrowest_network_passes_its_check_in_bf16(
+    golden_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build_bundle, "graphs", lambda c: tuple(g for g in graphs(c) if g.name == "reference"))
+    report = export_bundle(load_checkpoints(golden_dir / "model_ckpts"), tmp_path / "b", precisions=["bf16"])
+    assert [graph.precision for graph in report.graphs] == ["bf16"]
+
+
 def test_a_precision_is_added_without_touching_the_others(
     checkpoints: Checkpoints, tmp_path: Path, only_small_graphs: None, caplog: pytest.LogCaptureFixture
 ) -> None:
