@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from vexpress_trt.engines.bundle import Bundle
-from vexpress_trt.engines.manifest import GraphSpec
+from vexpress_trt.engines.manifest import GraphSpec, is_reference_tensor
 from vexpress_trt.engines.onnx_files import external_location, load_structure
 
 _COMMON_OPS = 6
@@ -101,8 +101,8 @@ def _graph_lines(graph: dict[str, Any]) -> list[str]:
 
 
 def _binding_lines(side: str, tensors: list[dict[str, Any]]) -> list[str]:
-    """One line per tensor; a run of keys and values is one line."""
-    pairs = [tensor for tensor in tensors if tensor["name"].startswith(("key_", "value_"))]
+    """One line per tensor; what goes from the reference to the denoiser is one line."""
+    pairs = [tensor for tensor in tensors if is_reference_tensor(tensor["name"])]
     lines = [f"  {side} {_binding(tensor)}" for tensor in tensors if tensor not in pairs]
     if pairs:
         first, last = pairs[0], pairs[-1]

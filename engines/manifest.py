@@ -10,7 +10,7 @@ from vexpress_trt.engines.decoding import DecodeError, decode, encode
 from vexpress_trt.engines.dims import is_dimension
 from vexpress_trt.engines.errors import UserError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 
 Precision = Literal["fp32", "fp16", "bf16"]
@@ -133,6 +133,12 @@ class Manifest:
         except DecodeError as problem:
             raise UserError(f"{source} is damaged: {problem}; export the bundle again") from None
         return manifest
+
+
+def is_reference_tensor(name: str) -> bool:
+    """Whether a tensor of this name goes from the reference graph to the denoiser: a key, a value, or (in a plain
+    bundle) the tap that both are projected from."""
+    return name.startswith(("key_", "value_", "tap_"))
 
 
 def is_safe_path(path: str) -> bool:

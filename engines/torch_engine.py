@@ -10,7 +10,7 @@ from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.cpu import usable_cores
 from vexpress_trt.engines.engine import Engine, out_of_memory
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.engines.manifest import PRECISION_DTYPE, GraphSpec
+from vexpress_trt.engines.manifest import PRECISION_DTYPE, GraphSpec, is_reference_tensor
 from vexpress_trt.engines.onnx_files import load_structure
 from vexpress_trt.engines.onnx_weights import initializer_arrays
 
@@ -54,8 +54,8 @@ class TorchEngine(Engine):
 
     def _bind(self, name: str, array: np.ndarray) -> None:
         tensor = _to_torch(array).to(self._device)
-        # The modules convert their other inputs themselves; keys and values go straight into an attention.
-        self._tensors[name] = tensor.to(self._dtype) if name.startswith(("key_", "value_")) else tensor
+        # The modules convert their other inputs themselves; the reference's go straight into an attention.
+        self._tensors[name] = tensor.to(self._dtype) if is_reference_tensor(name) else tensor
 
     def _execute(self, sizes: dict[str, int]) -> dict[str, np.ndarray]:
         import torch
@@ -115,7 +115,8 @@ def _load_module(bundle: Bundle, spec: GraphSpec) -> "nn.Module":
         raise UserError(
             f"the torch backend needs the export extra ({problem}): `pip install 'vexpress-trt[export]'`"
         ) from None
-    build = _builders(bundle.manifest.networks).get(spec.name)
+    plain = any(tensor.name.startswith("tap_") for tensor in (*spec.inputs, *spec.outputs))
+    build = _builders(bundle.manifest.networks, plain).get(spec.name)
     if build is None:
         raise UserError(f"the torch backend has no network for {spec.name}: choose --backend onnxruntime")
     arrays = initializer_arrays(bundle, spec, load_structure(bundle, spec))
@@ -135,28 +136,30 @@ def _load_module(bundle: Bundle, spec: GraphSpec) -> "nn.Module":
         ) from None
 
 
-def _builders(networks: Mapping[str, Mapping[str, Any]]) -> dict[str, Callable[[], "nn.Module"]]:
+def _builders(networks: Mapping[str, Mapping[str, Any]], plain: bool) -> dict[str, Callable[[], "nn.Module"]]:
     """{graph: what makes its module without weights}; the manifest's configurations are read when one is called."""
     from vexpress_trt.export.nets.audio_projection import AudioProjection
     from vexpress_trt.export.nets.configs import GuiderConfig, MotionConfig, ProjectionConfig, UNetConfig
     from vexpress_trt.export.nets.denoiser import Denoiser
     from vexpress_trt.export.nets.guider import KpsGuider
     from vexpress_trt.export.nets.library import AudioEncoder, VaeDecoder, VaeEncoder
-    from vexpress_trt.export.nets.reference import Reference
+    from vexpress_trt.export.nets.plain import PlainDenoiser
+    from vexpress_trt.export.nets.reference import Reference, ReferenceNet
 
     def own(kind: type, name: str) -> Any:
         values = networks[name].items()  # JSON has lists where the configurations have tuples
         return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values})
 
     def denoiser(guided: bool) -> "nn.Module":
-        return Denoiser(UNetConfig.from_json(networks["unet"]), own(MotionConfig, "motion"), guided=guided)
+        kind = PlainDenoiser if plain else Denoiser
+        return kind(UNetConfig.from_json(networks["unet"]), own(MotionConfig, "motion"), guided=guided)
 
     return {
         "audio_encoder": lambda: AudioEncoder(networks["wav2vec2"]),
         "audio_projection": lambda: AudioProjection(own(ProjectionConfig, "projection")),
         "kps_guider": lambda: KpsGuider(own(GuiderConfig, "guider")),
         "vae_encoder": lambda: VaeEncoder(networks["vae"]),
-        "reference": lambda: Reference(UNetConfig.from_json(networks["unet"])),
+        "reference": lambda: (ReferenceNet if plain else Reference)(UNetConfig.from_json(networks["unet"])),
         "denoiser_guided": lambda: denoiser(True),
         "denoiser_single": lambda: denoiser(False),
         "vae_decoder": lambda: VaeDecoder(networks["vae"]),
@@ -164,16 +167,16 @@ def _builders(networks: Mapping[str, Mapping[str, Any]]) -> dict[str, Callable[[
 
 
 def _arguments(spec: GraphSpec, tensors: Mapping[str, "torch.Tensor"]) -> list[Any]:
-    """Arguments of the module's `forward`, in the manifest's order; keys and values become one list."""
+    """Arguments of the module's `forward`, in the manifest's order; the reference's become one list."""
     arguments: list[Any] = []
-    pairs: list[torch.Tensor] = []
+    reference: list[torch.Tensor] = []
     for tensor in spec.inputs:
-        if not tensor.name.startswith(("key_", "value_")):
+        if not is_reference_tensor(tensor.name):
             arguments.append(tensors[tensor.name])
             continue
-        if not pairs:
-            arguments.append(pairs)
-        pairs.append(tensors[tensor.name])
+        if not reference:
+            arguments.append(reference)
+        reference.append(tensors[tensor.name])
     return arguments
 
 

@@ -71,6 +71,7 @@ def export_bundle(
     image_width: int = 512,
     image_height: int = 512,
     context_frames: int = 24,
+    plain: bool = False,
     force: bool = False,
 ) -> ExportReport:
     """Export all graphs and write the bundle; it appears at `target` only when every graph passed its parity check.
@@ -79,6 +80,8 @@ def export_bundle(
     else there is refused unless `force` replaces it. The image size (pixels) and the frames per window are the
     defaults of `generate`; the graphs themselves run at any size.
 
+    `plain` exports the graphs without the exact savings, to compare with (see `graphs`).
+
     Every graph is exported in every precision, the audio encoder too: with 12 layers of random weights it keeps 59 dB
     in FP16, no less than the others.
 
@@ -86,15 +89,15 @@ def export_bundle(
     """
     target = Path(target)
     model = model_config(checkpoints, image_width, image_height, context_frames)
-    keep = None if force else _previous(target, checkpoints, model)
+    keep = None if force else _previous(target, checkpoints, model, plain)
     if keep is not None:
         there = [precision for precision in precisions if precision in keep.precisions]
         precisions = [precision for precision in precisions if precision not in there]
         if not precisions:
             raise UserError(f"{target} already holds {' and '.join(there)}: nothing to add, or replace it with --force")
     with write_bundle(target, keep=keep) as writer:
-        exporter = _Exporter(checkpoints, writer, model)
-        for _, sharing in groupby(graphs(checkpoints), key=lambda graph: graph.weights):
+        exporter = _Exporter(checkpoints, writer, model, plain)
+        for _, sharing in groupby(graphs(checkpoints, plain=plain), key=lambda graph: graph.weights):
             exporter.export(tuple(sharing), list(dict.fromkeys(precisions)))
         manifest = exporter.finish()
     return ExportReport(tuple(exporter.exported), tuple(exporter.parity), sum(f.size for f in manifest.files.values()))
@@ -103,13 +106,14 @@ def export_bundle(
 class _Exporter:
     """One network after another, one precision after another: never more than one module and one engine in memory."""
 
-    def __init__(self, checkpoints: Checkpoints, writer: BundleWriter, model: ModelConfig):
+    def __init__(self, checkpoints: Checkpoints, writer: BundleWriter, model: ModelConfig, plain: bool):
         self.checkpoints = checkpoints
         self.writer = writer
         self.exported: list[ExportedGraph] = []
         self.parity: list[ParityResult] = []
         self._specs: list[GraphSpec] = []
         self._model = model
+        self._plain = plain
 
     def export(self, sharing: tuple[Graph, ...], precisions: Sequence[Precision]) -> None:
         """Export graphs that share their weights."""
@@ -122,7 +126,10 @@ class _Exporter:
 
     def finish(self) -> Manifest:
         return self.writer.finish(
-            producer=PRODUCER, model=self._model, graphs=tuple(self._specs), **_description(self.checkpoints)
+            producer=PRODUCER,
+            model=self._model,
+            graphs=tuple(self._specs),
+            **_description(self.checkpoints, self._plain),
         )
 
     def _store_vectors(self, graph: Graph) -> None:
@@ -151,7 +158,7 @@ class _Exporter:
 
     def _check(self, spec: GraphSpec, seconds: float, module_db: float) -> None:
         began = perf_counter()
-        bundle = Bundle(self.writer.root, _provisional(self.checkpoints, self._model))
+        bundle = Bundle(self.writer.root, _provisional(self.checkpoints, self._model, self._plain))
         result = parity.check_graph(bundle, spec)
         self.parity.append(result)
         self._specs.append(replace(spec, parity=parity.record(result, module_db)))
@@ -197,25 +204,28 @@ def model_config(checkpoints: Checkpoints, width: int, height: int, context_fram
     )
 
 
-def _previous(target: Path, checkpoints: Checkpoints, model: ModelConfig) -> Bundle | None:
+def _previous(target: Path, checkpoints: Checkpoints, model: ModelConfig, plain: bool) -> Bundle | None:
     """The bundle at `target` to add to, or None where there is nothing. Raises UserError for anything else there."""
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return None
     bundle = Bundle.open(target)
-    same = bundle.manifest.provenance == _description(checkpoints)["provenance"]
+    same = bundle.manifest.provenance == _description(checkpoints, plain)["provenance"]
     if not same or bundle.manifest.model != model:
-        difference = "other settings" if same else "other checkpoints"
+        difference = "other settings" if same else "other checkpoints or another form"
         raise UserError(f"{target} is a bundle of {difference}: choose another name, or replace it with --force.")
     return bundle
 
 
-def _description(checkpoints: Checkpoints) -> dict[str, Any]:
+def _description(checkpoints: Checkpoints, plain: bool) -> dict[str, Any]:
     """The parts of the manifest that are the checkpoints' own: where they are from and what rebuilds their modules."""
     own = checkpoints.networks
     return {
         "scheduler": SchedulerConfig(),
         "licence": LICENCE_RANDOM if checkpoints.random_weights else LICENCE_OFFICIAL,
-        "provenance": {"checkpoints": {name: file.sha256 for name, file in checkpoints.files.items()}},
+        "provenance": {
+            "checkpoints": {name: file.sha256 for name, file in checkpoints.files.items()},
+            **({"form": "plain"} if plain else {}),
+        },
         "random_weights": checkpoints.random_weights,
         "networks": {
             "unet": checkpoints.unet_config,
@@ -228,6 +238,6 @@ def _description(checkpoints: Checkpoints) -> dict[str, Any]:
     }
 
 
-def _provisional(checkpoints: Checkpoints, model: ModelConfig) -> Manifest:
+def _provisional(checkpoints: Checkpoints, model: ModelConfig, plain: bool) -> Manifest:
     """A manifest without graphs, for opening engines on files that are not yet listed anywhere."""
-    return Manifest(SCHEMA_VERSION, PRODUCER, model, graphs=(), files={}, **_description(checkpoints))
+    return Manifest(SCHEMA_VERSION, PRODUCER, model, graphs=(), files={}, **_description(checkpoints, plain))

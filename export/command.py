@@ -27,6 +27,7 @@ def run_export(
     image_width: int = 512,
     image_height: int = 512,
     context_frames: int = 24,
+    plain: bool = False,
     force: bool = False,
     report: Path | None = None,
 ) -> None:
@@ -60,6 +61,7 @@ def run_export(
             image_width=image_width,
             image_height=image_height,
             context_frames=context_frames,
+            plain=plain,
             force=force,
         )
     seconds = perf_counter() - began

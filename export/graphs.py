@@ -2,23 +2,22 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 from torch import nn
 
-from vexpress_trt.engines.manifest import PRECISION_DTYPE, DType, GraphSpec, Precision, TensorSpec
+from vexpress_trt.engines.manifest import PRECISION_DTYPE, DType, GraphSpec, Precision, TensorSpec, is_reference_tensor
 from vexpress_trt.export.checkpoints import Checkpoints
+from vexpress_trt.export.graph_shapes import Shape, audio_rows, key_value_shapes, reach_and_step, tap_shapes
 from vexpress_trt.export.nets.audio_projection import AudioProjection
 from vexpress_trt.export.nets.configs import UNetConfig
 from vexpress_trt.export.nets.denoiser import Denoiser
 from vexpress_trt.export.nets.guider import KpsGuider
 from vexpress_trt.export.nets.library import AudioEncoder, VaeDecoder, VaeEncoder
-from vexpress_trt.export.nets.reference import Reference
+from vexpress_trt.export.nets.plain import PlainDenoiser
+from vexpress_trt.export.nets.reference import Reference, ReferenceNet
 
 LATENT_CHANNELS = 4
-
-Shape = tuple[int | str, ...]
 
 
 @dataclass(frozen=True)
@@ -59,35 +58,45 @@ class Graph:
         return GraphSpec(self.name, precision, path, inputs, outputs, (path, data, *files), parity)
 
     def arguments(self, values: Iterable[Any]) -> tuple[Any, ...]:
-        """Arguments of the module's `forward` from one value per input: keys and values go in as one sequence."""
+        """Arguments of the module's `forward` from one value per input: the reference's go in as one sequence."""
         named = dict(zip((tensor.name for tensor in self.inputs), values, strict=True))
         arguments: list[Any] = []
-        pairs: list[Any] = []
+        reference: list[Any] = []
         for name, value in named.items():
-            if name.startswith(("key_", "value_")):
-                if not pairs:
-                    arguments.append(pairs)
-                pairs.append(value)
+            if is_reference_tensor(name):
+                if not reference:
+                    arguments.append(reference)
+                reference.append(value)
             else:
                 arguments.append(value)
         return tuple(arguments)
 
 
-def graphs(checkpoints: Checkpoints) -> tuple[Graph, ...]:
-    """All graphs for networks of these sizes, in the order in which they run."""
+def graphs(checkpoints: Checkpoints, *, plain: bool = False) -> tuple[Graph, ...]:
+    """All graphs for networks of these sizes, in the order in which they run.
+
+    `plain` gives those without savings under the same names: the reference's taps in place of keys and values, which
+    the denoiser projects for every frame of every call, and both of its halves computed whole.
+    """
     configs = checkpoints.networks
     width, cross = configs.unet.block_out_channels[0], configs.unet.cross_attention_dim
     projection = configs.projection
     hidden = checkpoints.wav2vec2_config["hidden_size"]
-    pairs = keys_and_values(configs.unet)
+    reference = taps(configs.unet) if plain else keys_and_values(configs.unet)
+    samples = sample_statistics(checkpoints.wav2vec2_config)
     latent = (LATENT_CHANNELS, "h", "w")
     image = (3, "8*h", "8*w")
+
+    def reference_module(c: Checkpoints) -> nn.Module:
+        if plain:
+            return ReferenceNet.from_state_dict(c.networks.unet, c.reference_net)
+        return Reference.from_state_dicts(c.networks.unet, c.reference_net, c.denoising_unet)
 
     def denoiser(name: str, halves: int) -> Graph:
         return Graph(
             name,
             "denoiser",
-            lambda c: Denoiser.from_state_dict(
+            lambda c: (PlainDenoiser if plain else Denoiser).from_state_dict(
                 c.networks.unet, c.networks.motion, c.denoising_unet, guided=halves == 2
             ),
             (
@@ -95,7 +104,7 @@ def graphs(checkpoints: Checkpoints) -> tuple[Graph, ...]:
                 Tensor("timestep", ("B",)),
                 Tensor("tokens", ("B", "F", projection.queries, cross), typed=True),
                 Tensor("kps_feature", ("B", "F", width, "h", "w"), typed=True),
-                *pairs,
+                *reference,
                 Tensor("reference_weight", (1,)),
                 Tensor("audio_weight", (1,)),
             ),
@@ -109,7 +118,7 @@ def graphs(checkpoints: Checkpoints) -> tuple[Graph, ...]:
             "audio_encoder",
             "audio_encoder",
             lambda c: AudioEncoder.from_state_dict(c.wav2vec2_config, c.wav2vec2),
-            (Tensor("waveform", (1, "S")),),
+            (Tensor("waveform", (1, "S")), *samples),
             (Tensor("hidden", (1, audio_rows(checkpoints.wav2vec2_config), hidden)),),
             {"S": 3217},
             {"S": 6543},
@@ -144,9 +153,9 @@ def graphs(checkpoints: Checkpoints) -> tuple[Graph, ...]:
         Graph(
             "reference",
             "reference",
-            lambda c: Reference.from_state_dicts(c.networks.unet, c.reference_net, c.denoising_unet),
+            reference_module,
             (Tensor("latent", (1, *latent)),),
-            pairs,
+            reference,
             {"h": 12, "w": 20},
             # Not smaller: with two pixels left at the deepest level, a narrow network's groups there have two values
             # to normalise, which magnifies BF16's rounding beyond what a check can tell from an error.
@@ -173,7 +182,7 @@ def traced_ranges(checkpoints: Checkpoints) -> dict[str, tuple[int | None, int |
     upsampler of diffusers takes another, equivalent path for 64 images or more. The graphs run outside of these ranges
     all the same, except that no window is longer than the motion modules' position tables.
     """
-    reach, step = _reach_and_step(checkpoints.wav2vec2_config)
+    reach, step = reach_and_step(checkpoints.wav2vec2_config)
     deepest = len(checkpoints.networks.unet.block_out_channels) - 1
     return {
         "N": (None, 63),
@@ -185,40 +194,22 @@ def traced_ranges(checkpoints: Checkpoints) -> dict[str, tuple[int | None, int |
 
 
 def keys_and_values(config: UNetConfig) -> tuple[Tensor, ...]:
-    """key_00, value_00, key_01, ... [1, heads, tokens, channels of a head], in the denoiser's execution order."""
-    tensors: list[Tensor] = []
-    stages = config.stages()
-    deepest = len(config.block_out_channels) - 1
-    for position, stage in enumerate(stages):
-        # Blocks go down, once through the middle, and up again: the level mirrors around the middle.
-        level = min(position, deepest, len(stages) - 1 - position)
-        shape = (1, stage.heads, tokens_of_level(level), stage.channels // stage.heads)
-        for _ in range(stage.attentions):
-            number = len(tensors) // 2
-            tensors += [Tensor(f"key_{number:02d}", shape, True), Tensor(f"value_{number:02d}", shape, True)]
-    return tuple(tensors)
+    """key_00, value_00, key_01, ... in the denoiser's execution order."""
+    return tuple(
+        Tensor(f"{kind}_{number:02d}", shape, typed=True)
+        for number, shape in enumerate(key_value_shapes(config))
+        for kind in ("key", "value")
+    )
 
 
-def tokens_of_level(level: int) -> str:
-    """The number of pixels after `level` halvings, each rounded up, of an h x w latent."""
-    if level == 0:
-        return "h*w"
-    factor = 2**level
-    return f"((h + {factor - 1})//{factor})*((w + {factor - 1})//{factor})"
+def taps(config: UNetConfig) -> tuple[Tensor, ...]:
+    """tap_00, tap_01, ... in the denoiser's execution order."""
+    return tuple(Tensor(f"tap_{number:02d}", shape, typed=True) for number, shape in enumerate(tap_shapes(config)))
 
 
-def audio_rows(config: Mapping[str, Any]) -> str:
-    """The number of rows wav2vec 2.0's strided convolutions make of S samples (400 in, 320 apart for the base model).
-
-    Each convolution takes n to (n - kernel) // stride + 1; such floors combine into one.
-    """
-    reach, step = _reach_and_step(config)
-    difference = reach - step
-    return f"(S - {difference})//{step}" if difference >= 0 else f"(S + {-difference})//{step}"
-
-
-def _reach_and_step(config: Mapping[str, Any]) -> tuple[int, int]:
-    """The samples that one row sees, and those from one row to the next."""
-    strides = config["conv_stride"]
-    reach = 1 + sum((kernel - 1) * prod(strides[:i]) for i, kernel in enumerate(config["conv_kernel"]))
-    return reach, prod(strides)
+def sample_statistics(config: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    """The inputs of the audio encoder that describe the whole clip, see `AudioEncoder`; none where it needs none."""
+    if config.get("feat_extract_norm", "group") != "group":
+        return ()
+    kernel = config["conv_kernel"][0]
+    return Tensor("window_mean", (kernel,)), Tensor("window_factor", (kernel, kernel))

@@ -8,6 +8,7 @@ import pytest
 
 from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.engine import load_engine
+from vexpress_trt.runtime.waveform import Waveform, WaveformStatistics
 
 TOLERANCE = {"rtol": 1e-4, "atol": 2e-5}
 
@@ -33,7 +34,9 @@ def _keys_values(bundle: Bundle, latent: np.ndarray) -> dict[str, np.ndarray]:
 
 def test_audio_encoder(bundle: Bundle, modules: Path) -> None:
     golden = np.load(modules / "wav2vec2.npz")
-    hidden = _run(bundle, "audio_encoder", waveform=golden["input_values"])["hidden"]
+    statistics = WaveformStatistics.of(Waveform([golden["waveform"]]), kernel=10, stride=5)
+    whole = {"window_mean": statistics.window_mean, "window_factor": statistics.window_factor}
+    hidden = _run(bundle, "audio_encoder", waveform=golden["input_values"], **whole)["hidden"]
     np.testing.assert_allclose(hidden, golden["last_hidden_state"], **TOLERANCE)
 
 

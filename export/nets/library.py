@@ -19,7 +19,13 @@ _WEIGHT_NORM_NAMES = (
 
 
 class AudioEncoder(nn.Module):
-    """wav2vec 2.0 without attention mask; the positional convolution has a plain weight in place of a normed one."""
+    """wav2vec 2.0 without attention mask; the positional convolution has a plain weight in place of a normed one.
+
+    In the base model the first convolution's output is normalised by its mean and variance over the whole clip. They
+    follow from the mean m and the covariance C of the windows of samples that this convolution sees: w m + b and
+    w C w^T for a filter w. Given as m and a factor R with R^T R = C, they let a part of a clip be encoded as it is
+    within the whole.
+    """
 
     def __init__(self, config: Mapping):
         super().__init__()
@@ -27,10 +33,24 @@ class AudioEncoder(nn.Module):
         self.norm_last = self.model.config.do_stable_layer_norm
         parametrize.remove_parametrizations(self.model.encoder.pos_conv_embed.conv, "weight")
 
-    def forward(self, waveform: Tensor) -> Tensor:
-        """waveform: [1, S] float32 of zero mean and unit variance -> last hidden state [1, T, D] float32."""
+    def forward(
+        self, waveform: Tensor, window_mean: Tensor | None = None, window_factor: Tensor | None = None
+    ) -> Tensor:
+        """waveform: [1, S] float32 of zero mean and unit variance -> last hidden state [1, T, D] float32.
+
+        window_mean: [K] float32 and window_factor: [K, K] float32 for K samples in the first convolution's kernel; left
+        out, the waveform is the whole clip.
+        """
         model, encoder = self.model, self.model.encoder
-        features = model.feature_extractor(waveform.to(encoder.layer_norm.weight.dtype)).transpose(1, 2)
+        features = waveform.to(encoder.layer_norm.weight.dtype)[:, None]
+        first, *others = model.feature_extractor.conv_layers
+        if window_mean is None or window_factor is None:
+            features = first(features)
+        else:
+            features = first.activation(_normalised(first, features, window_mean, window_factor))
+        for layer in others:
+            features = layer(features)
+        features = features.transpose(1, 2)
         hidden, _ = model.feature_projection(features)
         hidden = hidden + encoder.pos_conv_embed(hidden)
         hidden = hidden if self.norm_last else encoder.layer_norm(hidden)
@@ -44,6 +64,22 @@ class AudioEncoder(nn.Module):
         """From the dictionary of `config.json` and weights without the prefix `wav2vec2.`, weight norm not folded."""
         state = fold_weight_norm(state)
         return materialise(lambda: cls(config), {f"model.{key}": tensor for key, tensor in state.items()})
+
+
+def _normalised(layer: nn.Module, waveform: Tensor, window_mean: Tensor, window_factor: Tensor) -> Tensor:
+    """The first convolution's output under a group norm of one channel per group: [1, 1, S] -> [1, C, T].
+
+    Statistics stay in float32: the variance of a filter that cancels most of the sound is small against its terms.
+    """
+    norm, filters = layer.layer_norm, layer.conv.weight[:, 0].float()
+    mean = filters @ window_mean
+    if layer.conv.bias is not None:
+        mean = mean + layer.conv.bias.float()
+    variance = (filters @ window_factor.T).square().sum(dim=1)
+    scale = norm.weight.float() * torch.rsqrt(variance + norm.eps)
+    shift = norm.bias.float() - mean * scale
+    hidden = layer.conv(waveform)
+    return hidden * scale[:, None].to(hidden.dtype) + shift[:, None].to(hidden.dtype)
 
 
 class VaeEncoder(nn.Module):

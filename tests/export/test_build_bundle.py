@@ -31,7 +31,13 @@ def checkpoints(other_checkpoints: Path) -> Checkpoints:
 @pytest.fixture
 def only_small_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bundles of two graphs that export in a second or two each."""
-    monkeypatch.setattr(build_bundle, "graphs", lambda c: tuple(g for g in graphs(c) if g.name in SMALL))
+    _export_only(monkeypatch, *SMALL)
+
+
+def _export_only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    monkeypatch.setattr(
+        build_bundle, "graphs", lambda c, **form: tuple(g for g in graphs(c, **form) if g.name in names)
+    )
 
 
 # Two sets of sizes besides those the graphs were traced with and checked at: odd, not square, several windows, frames
@@ -123,7 +129,7 @@ def test_official_weights_are_marked_as_research_only(
 def test_the_narrowest_network_passes_its_check_in_bf16(
     golden_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build_bundle, "graphs", lambda c: tuple(g for g in graphs(c) if g.name == "reference"))
+    _export_only(monkeypatch, "reference")
     report = export_bundle(load_checkpoints(golden_dir / "model_ckpts"), tmp_path / "b", precisions=["bf16"])
     assert [graph.precision for graph in report.graphs] == ["bf16"]
 

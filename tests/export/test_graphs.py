@@ -7,7 +7,8 @@ import pytest
 torch = pytest.importorskip("torch")
 from vexpress_trt.engines.dims import evaluate, is_dimension  # noqa: E402
 from vexpress_trt.export.checkpoints import Checkpoints, load_checkpoints  # noqa: E402
-from vexpress_trt.export.graphs import audio_rows, graphs, keys_and_values, tokens_of_level  # noqa: E402
+from vexpress_trt.export.graph_shapes import audio_rows, tokens_of_level  # noqa: E402
+from vexpress_trt.export.graphs import graphs, keys_and_values  # noqa: E402
 from vexpress_trt.export.nets.configs import UNetConfig  # noqa: E402
 
 WAV2VEC2 = {"conv_kernel": (10, 3, 3, 3, 3, 2, 2), "conv_stride": (5, 2, 2, 2, 2, 2, 2)}
