@@ -69,6 +69,11 @@ def check_place(target: Path) -> None:
         raise UserError(f"cannot write {target}: {reason}; choose another file or folder") from None
 
 
+def user_cache() -> Path:
+    """This user's folder for what can be made anew: $XDG_CACHE_HOME/vexpress, or ~/.cache/vexpress."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vexpress"
+
+
 def remove(path: Path) -> None:
     """Delete a file or a whole folder; nothing happens where it does not exist."""
     if path.is_dir() and not path.is_symlink():

@@ -7,7 +7,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from vexpress_trt.engines.files import sha256_file
+from vexpress_trt.engines.files import sha256_file, user_cache
 
 _STAMP_NAME = ".verified.json"
 _THREADS = 4
@@ -39,9 +39,8 @@ def _identity(path: Path) -> list[int]:
 
 
 def _stamp_paths(root: Path) -> tuple[Path, Path]:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     key = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:24]
-    return root / _STAMP_NAME, cache / "vexpress" / "verified" / f"{key}.json"
+    return root / _STAMP_NAME, user_cache() / "verified" / f"{key}.json"
 
 
 def _read_stamp(root: Path) -> dict[str, list]:

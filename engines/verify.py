@@ -18,6 +18,7 @@ import numpy as np
 from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.cpu import cpu
 from vexpress_trt.engines.dims import evaluate
+from vexpress_trt.engines.dtypes import numpy_dtype
 from vexpress_trt.engines.engine import Engine, load_engine
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.manifest import GraphSpec, TensorSpec
@@ -144,7 +145,7 @@ def vector_inputs(spec: GraphSpec, sizes: Mapping[str, int]) -> dict[str, np.nda
     arrays = {}
     for tensor in spec.inputs:
         shape = tuple(evaluate(dimension, sizes) for dimension in tensor.shape)
-        arrays[tensor.name] = _values(spec, tensor, shape).astype(_numpy_dtype(tensor.dtype))
+        arrays[tensor.name] = _values(spec, tensor, shape).astype(numpy_dtype(tensor.dtype))
     return arrays
 
 
@@ -195,14 +196,6 @@ def _values(spec: GraphSpec, tensor: TensorSpec, shape: tuple[int, ...]) -> np.n
     if tensor.name == "rgb":
         return raw / 256.0
     return (raw.astype(np.float64) - 127.5) / 64
-
-
-def _numpy_dtype(name: str) -> np.dtype:
-    if name == "bfloat16":
-        import ml_dtypes
-
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype(name)
 
 
 def _threshold(engine: Engine, dtype: str | None) -> float:

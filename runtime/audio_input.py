@@ -11,6 +11,7 @@ import numpy as np
 
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.runtime.resample import sinc_resample
+from vexpress_trt.runtime.waveform import Waveform
 
 log = logging.getLogger("vexpress")
 SAMPLE_RATE = 16_000
@@ -26,16 +27,21 @@ _OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": "wav,w64,mp3,
 
 @dataclass(frozen=True, eq=False)
 class Audio:
-    """Decoded speech: `samples` float32 [S] in about [-1, 1] at 16 kHz, and how the file held it."""
+    """Decoded speech: float32 samples in about [-1, 1] at 16 kHz, and how the file held it."""
 
-    samples: np.ndarray
+    waveform: Waveform
     source_rate: int
     channels: int
 
     @property
+    def samples(self) -> np.ndarray:
+        """All samples, [S]."""
+        return self.waveform.read()
+
+    @property
     def duration(self) -> float:
         """Seconds."""
-        return len(self.samples) / SAMPLE_RATE
+        return len(self.waveform) / SAMPLE_RATE
 
 
 @dataclass(frozen=True)
@@ -63,20 +69,22 @@ def decode_audio(path: Path, *, upstream: bool = False) -> Audio:
     with opened(path) as media:
         stream = media.streams.audio[0]
         if upstream:
-            planes = _joined(path, sound_planes(media, path), stream.rate)
-            samples = sinc_resample(planes, stream.rate, SAMPLE_RATE).mean(axis=0)
+            planes = list(_limited(path, sound_planes(media, path), stream.rate))
+            whole = np.concatenate(planes, axis=1) if planes else np.zeros((1, 0), np.float32)
+            waveform = Waveform([sinc_resample(whole, stream.rate, SAMPLE_RATE).mean(axis=0)])
         else:
-            means = (plane.mean(axis=0, keepdims=True) for plane in sound_planes(media, path, rate=SAMPLE_RATE))
-            samples = _joined(path, means, SAMPLE_RATE)[0]
-            samples = samples[: len(samples) - _padding(media, len(samples))]
+            planes = _limited(path, sound_planes(media, path, rate=SAMPLE_RATE), SAMPLE_RATE)
+            waveform = Waveform(plane.mean(axis=0) for plane in planes)
+            waveform.truncate(len(waveform) - _padding(media, len(waveform)))
         rate, channels = stream.rate, stream.channels
-    if not samples.size:
+    if not len(waveform):
         raise UserError(f"{path} holds no sound: choose another file")
-    if not np.isfinite(samples).all():
+    peak = np.max([np.abs(block).max() for block in waveform.blocks()])  # NaN where a sample is
+    if not np.isfinite(peak):
         raise UserError(f"{path} holds samples that are not numbers: convert it or choose another")
-    if float(np.abs(samples).max()) < SILENCE:
+    if peak < SILENCE:
         raise UserError(f"{path} is silent: choose a file with speech")
-    return Audio(np.ascontiguousarray(samples, np.float32), rate, channels)
+    return Audio(waveform, rate, channels)
 
 
 def measure(samples: np.ndarray) -> AudioQuality:
@@ -175,15 +183,14 @@ def _check_file(path: Path) -> None:
         )
 
 
-def _joined(path: Path, planes: Iterator[np.ndarray], rate: int) -> np.ndarray:
-    """All pieces as one float32 [channels, S], refused when too long: a file's word on its length is not trusted."""
-    total, pieces = 0, []
+def _limited(path: Path, planes: Iterator[np.ndarray], rate: int) -> Iterator[np.ndarray]:
+    """The same pieces, float32 [channels, n], refused when too long: a file's word on its length is not trusted."""
+    total = 0
     for plane in planes:
         total += plane.shape[1]
         if total > MAX_SECONDS * rate:
             raise UserError(f"{path} lasts over {MAX_SECONDS / 3600:g} hours: cut it first")
-        pieces.append(plane)
-    return np.concatenate(pieces, axis=1) if pieces else np.zeros((1, 0), np.float32)
+        yield plane
 
 
 def _padding(media: av.container.InputContainer, decoded: int) -> int:

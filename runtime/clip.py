@@ -9,7 +9,7 @@ import numpy as np
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.manifest import ModelConfig
 from vexpress_trt.runtime import advice
-from vexpress_trt.runtime.audio_input import Audio, decode_audio, measure
+from vexpress_trt.runtime.audio_input import SAMPLE_RATE, Audio, decode_audio, measure
 from vexpress_trt.runtime.faces.face import Face
 from vexpress_trt.runtime.faces.select import load_detector
 from vexpress_trt.runtime.keypoints import crop_track, interpolate_track, resample_track, retarget, share_outside
@@ -20,6 +20,7 @@ from vexpress_trt.runtime.windows import WindowPlan
 
 log = logging.getLogger("vexpress")
 TRACK_SIZE = (512, 512)  # upstream's tracks count pixels of a frame of this size
+MEASURED_SECONDS = 300  # the sound's quality is judged by its first minutes
 MOSTLY = 0.5  # a larger share of a track's points off the canvas is a mistake in its coordinates
 RIVAL_AREA = 0.5  # a second face of more than this share of the largest one's area makes the portrait ambiguous
 
@@ -64,7 +65,7 @@ def _advise(
     height, width = portrait.original.shape[:2]
     lines = [
         advice.blurred_portrait(portrait.original),
-        advice.doubtful_audio(measure(audio.samples)),
+        advice.doubtful_audio(measure(audio.waveform.read(0, MEASURED_SECONDS * SAMPLE_RATE))),
         advice.unusual_weights(request.reference_attention_weight, request.audio_attention_weight),
         advice.unusual_fps(request.fps),
         advice.long_audio(audio.duration, save_gpu_memory=request.save_gpu_memory),

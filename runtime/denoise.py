@@ -4,47 +4,52 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from vexpress_trt.engines.dtypes import numpy_dtype
 from vexpress_trt.engines.engine import Engine
 from vexpress_trt.runtime.latent_store import LatentStore
 from vexpress_trt.runtime.scheduler import Scheduler
-from vexpress_trt.runtime.stages import KeypointFeatures, require_finite
-from vexpress_trt.runtime.windows import WindowPlan
+from vexpress_trt.runtime.speech import Speech
+from vexpress_trt.runtime.stages import KeypointFeatures, nonfinite
+from vexpress_trt.runtime.windows import Call, WindowPlan
 
 
 def denoise(
     denoiser: Engine,
     store: LatentStore,
-    order: Iterable[tuple[int, int]],
+    batches: Iterable[list[Call]],
     *,
     plan: WindowPlan,
     scheduler: Scheduler,
-    tokens: np.ndarray,
+    speech: Speech,
     features: KeypointFeatures,
-    guidance_scale: float,
-) -> Iterator[tuple[int, int, list[tuple[int, np.ndarray]]]]:
-    """Run every (window, step) of `order`; yields (window, step, final frames) after each denoiser call.
+    latent_size: tuple[int, int],
+    window_batch: int = 1,
+) -> Iterator[tuple[list[Call], list[tuple[int, np.ndarray]]]]:
+    """Run every batch of up to `window_batch` calls; yields (calls, final frames) after each.
 
-    The portrait's keys and values and both attention weights are bound to `denoiser` already. `tokens`: [frames, 5, C].
-    Final frames are (index, latent float32 [4, h, w]) in frame order. Raises UserError naming window and step when a
-    prediction is not finite.
+    The portrait's keys and values and both attention weights are bound to `denoiser` already. `latent_size`: (h, w).
+    Final frames are (index, latent float32 [4, h, w]) in frame order. Everything is gathered into buffers that are
+    allocated once. Raises UserError naming windows and steps when a prediction is not finite.
     """
-    timesteps = scheduler.timesteps
-    for window, step in order:
-        start, stop = plan.span(window)
-        prediction = denoiser.run(
-            latents=store.gather(window, step)[None],
-            timestep=np.array([timesteps[step]], np.float32),
-            tokens=tokens[start:stop][None],
-            kps_feature=features.window(start, stop)[None],
-        )["prediction"][0]
-        require_finite(prediction, denoiser.spec.name, f"prediction of window {window}, step {step}")
-        store.scatter(window, step, guided(prediction, guidance_scale))
-        yield window, step, store.pop_final()
+    inputs = _buffers(denoiser, {"B": window_batch, "F": plan.window, "h": latent_size[0], "w": latent_size[1]})
+    for calls in batches:
+        for row, (window, step) in enumerate(calls):
+            start, _ = plan.span(window)
+            store.gather(window, step, inputs["latents"][row])
+            inputs["timestep"][row] = scheduler.timesteps[step]
+            speech.window(start, inputs["tokens"][row])
+            features.window(start, inputs["kps_feature"][row])
+        predictions = denoiser.run(**{name: buffer[: len(calls)] for name, buffer in inputs.items()})["prediction"]
+        for (window, step), prediction in zip(calls, predictions, strict=True):
+            if not store.scatter(window, step, prediction):
+                raise nonfinite(denoiser.spec.name, f"prediction of window {window}, step {step}")
+        yield calls, store.pop_final()
 
 
-def guided(prediction: np.ndarray, guidance_scale: float) -> np.ndarray:
-    """Classifier-free guidance u + g (c - u) of a prediction [2, F, 4, h, w]; a single half as it is."""
-    if len(prediction) == 1:
-        return prediction[0]
-    unconditional, conditional = prediction
-    return unconditional + np.float32(guidance_scale) * (conditional - unconditional)
+def _buffers(denoiser: Engine, sizes: dict[str, int]) -> dict[str, np.ndarray]:
+    """One array for each of the denoiser's inputs that change from call to call, [B, ...]."""
+    return {
+        tensor.name: np.empty([sizes.get(dim, dim) for dim in tensor.shape], numpy_dtype(tensor.dtype))
+        for tensor in denoiser.spec.inputs
+        if tensor.name in ("latents", "timestep", "tokens", "kps_feature")
+    }

@@ -16,7 +16,7 @@ from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.memory import peak_memory_mib
 from vexpress_trt.engines.selection import choose_engines
 from vexpress_trt.runtime import advice
-from vexpress_trt.runtime.audio_features import AudioFeatures, normalise
+from vexpress_trt.runtime.audio_features import AudioFeatures
 from vexpress_trt.runtime.clip import Clip, prepare_clip
 from vexpress_trt.runtime.denoise import denoise
 from vexpress_trt.runtime.engine_loader import EngineLoader
@@ -25,14 +25,16 @@ from vexpress_trt.runtime.latent_store import LatentStore
 from vexpress_trt.runtime.median import filtered
 from vexpress_trt.runtime.noise import frame_noise, upstream_noise
 from vexpress_trt.runtime.pipeline import Pipeline
+from vexpress_trt.runtime.portrait_cache import PortraitCache
 from vexpress_trt.runtime.progress import ProgressCallback, ProgressEvent
 from vexpress_trt.runtime.request import GenerationRequest
 from vexpress_trt.runtime.scheduler import Scheduler
-from vexpress_trt.runtime.stages import KeypointFeatures, decode, encode_audio, encode_portrait, project_audio
+from vexpress_trt.runtime.speech import Speech
+from vexpress_trt.runtime.stages import KeypointFeatures, decode, encode_portrait
 from vexpress_trt.runtime.summary import Stopwatch, Summary
 from vexpress_trt.runtime.tensors import TensorDump
 from vexpress_trt.runtime.video_output import VideoWriter, check_output_path, standard_output
-from vexpress_trt.runtime.windows import latency_order
+from vexpress_trt.runtime.windows import batches, live_windows
 from vexpress_trt.runtime.workspace import Workspace
 
 log = logging.getLogger("vexpress")
@@ -73,6 +75,7 @@ class Generation:
             self._advise_cost()
         self._calls = self._calls_before_first = 0
         self._first_frame_after: float | None = None
+        self._portrait_cached = False
         self._summary: Summary | None = None
 
     @property
@@ -108,29 +111,42 @@ class Generation:
     def _portrait(self, engines: EngineLoader) -> dict[str, np.ndarray]:
         """Keys and values of the portrait."""
         self._report(ProgressEvent("portrait", 0))
+        cache, image = PortraitCache.of(self.request.portrait_cache), self.clip.image
         with self.watch.stage("portrait"):
-            return encode_portrait(engines, self.clip.image)
+            keys_values, self._portrait_cached = cache.get_or_make(
+                image, self._bundle, self._choice, lambda: encode_portrait(engines, image)
+            )
+        return keys_values
 
-    def _speech(self, engines: EngineLoader, workspace: Workspace) -> np.ndarray:
-        """Audio tokens of every frame, [frames, tokens, C]."""
+    def _speech(self, engines: EngineLoader, workspace: Workspace) -> Speech:
+        """The audio tokens of every frame."""
         clip, request = self.clip, self.request
         self._report(ProgressEvent("speech", 0))
-        with self.watch.stage("speech"):
-            hidden = workspace.keep(encode_audio(engines, normalise(clip.audio.samples)))
+        pad = request.num_pad_audio_frames
+
+        def features(states: int) -> AudioFeatures:
             if request.upstream:
-                features = AudioFeatures.stretched(hidden, clip.length, request.num_pad_audio_frames)
-            else:
-                features = AudioFeatures.timed(
-                    hidden, clip.audio.duration, clip.fps, self._hidden_rate(), request.num_pad_audio_frames
-                )
-            return project_audio(engines, features, clip.plan.frames, workspace.allocate)
+                return AudioFeatures.stretched(states, clip.length, pad)
+            return AudioFeatures.timed(states, clip.audio.duration, clip.fps, self._hidden_rate(), pad)
+
+        return Speech(
+            engines,
+            clip.audio.waveform,
+            features,
+            frames=clip.plan.frames,
+            fps=clip.fps,
+            live_frames=clip.plan.live_frames(self._live_windows),
+            whole=request.upstream,
+            watch=self.watch,
+            allocate=workspace.allocate,
+        )
 
     def _latents(
         self, engines: EngineLoader, workspace: Workspace, dump: TensorDump
     ) -> Iterator[tuple[int, np.ndarray]]:
         """(frame, final latent [4, h, w]) in frame order, each as soon as it is final."""
         keys_values = self._portrait(engines)
-        tokens = self._speech(engines, workspace)
+        speech = self._speech(engines, workspace)
         request, clip, model = self.request, self.clip, self._bundle.manifest.model
         steps, plan = request.num_inference_steps, clip.plan
         scheduler = Scheduler(self._bundle.manifest.scheduler, steps)
@@ -141,7 +157,14 @@ class Generation:
             ).__getitem__
         else:
             noise = partial(frame_noise, request.seed, shape=shape)
-        store = LatentStore(plan, scheduler, dump.noise(noise))
+        store = LatentStore(
+            plan,
+            scheduler,
+            dump.noise(noise),
+            shape,
+            guidance_scale=request.guidance_scale,
+            live_windows=self._live_windows,
+        )
         denoiser_graph = "denoiser_guided" if request.guidance_scale > 1.0 else "denoiser_single"
         budget = 0 if request.save_gpu_memory else FEATURE_BUDGET
         with engines.use("kps_guider") as guider, engines.use(denoiser_graph) as denoiser:
@@ -153,23 +176,28 @@ class Generation:
             calls = denoise(
                 denoiser,
                 store,
-                latency_order(plan, steps),
+                batches(plan, steps, request.window_batch),
                 plan=plan,
                 scheduler=scheduler,
-                tokens=tokens,
+                speech=speech,
                 features=KeypointFeatures(guider, clip.points, clip.width, clip.height, budget),
-                guidance_scale=request.guidance_scale,
+                latent_size=shape[1:],
+                window_batch=request.window_batch,
             )
             final = 0
-            for window, step, frames in self.watch.timed("denoise", calls):
-                self._calls += 1
-                self._report_call(window, step, steps, final)
+            for done, frames in self.watch.timed("denoise", calls):
+                self._calls += len(done)
+                self._report_call(*done[-1], steps, final)
                 for frame, latent in frames:
                     if frame < clip.length:
                         if frame == 0:
                             self._calls_before_first = self._calls
                         final += 1
                         yield frame, dump.latent(latent)
+
+    @property
+    def _live_windows(self) -> int:
+        return live_windows(self.clip.plan, self.request.num_inference_steps, self.request.window_batch)
 
     def _report_call(self, window: int, step: int, steps: int, final: int) -> None:
         detail = f"window {window + 1}/{self.clip.plan.windows} step {step + 1}/{steps}"
@@ -234,6 +262,8 @@ class Generation:
             context_frames=clip.plan.window,
             context_overlap=clip.plan.overlap,
             windows=clip.plan.windows,
+            window_batch=request.window_batch,
+            portrait_cached=self._portrait_cached,
             denoiser_calls=self._calls,
             denoiser_calls_before_first_frame=self._calls_before_first,
             stage_seconds={name: round(seconds, 4) for name, seconds in watch.seconds.items()},

@@ -4,18 +4,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from vexpress_trt.engines.errors import UserError
-
-
-def _native():
-    try:
-        from vexpress_trt.runtime import _native
-    except ImportError as error:
-        raise UserError(
-            f"the native module vexpress_trt.runtime._native does not load ({error}): "
-            "reinstall the package where a C++17 compiler is present (pip install .)"
-        ) from error
-    return _native
+from vexpress_trt.runtime.compiled import native_module
 
 
 def median_clip(clip: np.ndarray, *, threads: int = 0) -> np.ndarray:
@@ -27,7 +16,7 @@ def median_clip(clip: np.ndarray, *, threads: int = 0) -> np.ndarray:
     """
     clip = np.ascontiguousarray(clip)
     out = np.empty_like(clip)
-    _native().median_3x3x3_clip(clip, out, threads)
+    native_module().median_3x3x3_clip(clip, out, threads)
     return out
 
 
@@ -37,7 +26,7 @@ def filtered(frames: Iterable[np.ndarray], *, threads: int = 0) -> Iterator[np.n
     Holds three frames however long the clip is. The frames given out are new arrays; those taken in must stay
     unchanged until two more were taken. Raises ValueError where a frame's shape differs from the one before.
     """
-    median = _native().median_3x3x3
+    median = native_module().median_3x3x3
 
     def of(before: np.ndarray, frame: np.ndarray, after: np.ndarray) -> np.ndarray:
         out = np.empty_like(frame)

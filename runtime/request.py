@@ -59,6 +59,9 @@ class GenerationRequest:
     audio_attention_weight: float = _flag(1.0, "weight of the speech's attention, 1.0-3.0", kind=float)
     context_frames: int | None = _flag(None, "frames per window (default: the bundle's)", kind=int)
     context_overlap: int = _flag(4, "frames that neighbouring windows share", kind=int)
+    window_batch: int = _flag(
+        1, "windows per denoiser call; above 1 all that can run at once do, and the first frame comes later", kind=int
+    )
     seed: int = _flag(42, "seed of the noise", kind=int)
     fps: float = _flag(30.0, "frames per second of the output", kind=float)
     image_width: int | None = _flag(None, "output width, a multiple of 8 (default: the bundle's)", kind=int)
@@ -77,6 +80,9 @@ class GenerationRequest:
     kps_size: str | None = _flag(None, "frame in which the track's pixels count (default 512,512)", metavar="W,H")
     detector: str = _flag("auto", "face detector", choices=("auto", "insightface", "mtcnn"))
     face_model_dir: Path | None = _flag(None, "folder of insightface's models", kind=Path, metavar="DIR")
+    portrait_cache: str | None = _flag(
+        None, "folder where portraits are remembered, or off (default: in the user's cache folder)", metavar="DIR"
+    )
     dump_tensors: Path | None = _flag(None, "also write latents and frames to this .npz", kind=Path, metavar="NPZ")
 
     @property
@@ -126,6 +132,7 @@ class GenerationRequest:
         self._in_range("audio_attention_weight", 0.0, 10.0)
         self._in_range("context_frames", 1, 32)
         self._in_range("context_overlap", 0, 31)
+        self._in_range("window_batch", 1, 64)
         self._in_range("fps", 1.0, 120.0)
         self._in_range("num_pad_audio_frames", 0, 16)
         self._in_range("seed", 0, 2**64 - 1)

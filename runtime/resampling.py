@@ -17,10 +17,10 @@ class LinearTaps:
         """The taps of output samples start to stop - 1."""
         return LinearTaps(self.low[start:stop], self.high[start:stop], self.weight[start:stop])
 
-    def apply(self, values: np.ndarray) -> np.ndarray:
-        """Interpolate `values` [T, ...] to [N, ...] in the dtype of the weights."""
+    def apply(self, values: np.ndarray, first: int = 0) -> np.ndarray:
+        """Interpolate `values` [T, ...], a sequence from its number `first` on, to [N, ...] in the weights' dtype."""
         weight = self.weight.reshape(-1, *(1,) * (values.ndim - 1))
-        return (1 - weight) * values[self.low] + weight * values[self.high]
+        return (1 - weight) * values[self.low - first] + weight * values[self.high - first]
 
 
 def stretch_positions(source: int, target: int, dtype: type) -> np.ndarray:

@@ -8,16 +8,16 @@ import numpy as np
 
 from vexpress_trt.engines.engine import Engine
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.runtime.audio_features import AudioFeatures
 from vexpress_trt.runtime.engine_loader import EngineLoader
 from vexpress_trt.runtime.keypoints import draw_keypoints
 from vexpress_trt.runtime.summary import Stopwatch
+from vexpress_trt.runtime.waveform import WaveformStatistics
 
 CHUNK = 8  # frames per call of the projection and the guider, always: engines build for one shape
 
 
 def encode_portrait(engines: EngineLoader, image: np.ndarray) -> dict[str, np.ndarray]:
-    """The portrait's keys and values for every attention block, computed once per clip.
+    """The portrait's keys and values for every attention block, computed once per portrait.
 
     `image`: float32 [1, 3, H, W] in [-1, 1]. Returns `key_XX` and `value_XX`, each [1, heads, tokens, dim].
     """
@@ -31,9 +31,12 @@ def encode_portrait(engines: EngineLoader, image: np.ndarray) -> dict[str, np.nd
     return outputs
 
 
-def encode_audio(engines: EngineLoader, waveform: np.ndarray) -> np.ndarray:
-    """The audio encoder's last hidden state, float32 [T, D], of a normalised float32 waveform [S]."""
+def encode_audio(engines: EngineLoader, waveform: np.ndarray, statistics: WaveformStatistics) -> np.ndarray:
+    """The audio encoder's last hidden state, float32 [T, D], of a part of a clip: normalised float32 samples [S]."""
     with engines.use("audio_encoder") as encoder:
+        whole = {"window_mean": statistics.window_mean, "window_factor": statistics.window_factor}
+        taken = {tensor.name for tensor in encoder.spec.inputs}
+        encoder.bind(**{name: array for name, array in whole.items() if name in taken})
         hidden = encoder.run(waveform=waveform[None])["hidden"][0].copy()
     require_finite(hidden, "audio_encoder", "hidden")
     return hidden
@@ -41,19 +44,22 @@ def encode_audio(engines: EngineLoader, waveform: np.ndarray) -> np.ndarray:
 
 def project_audio(
     engines: EngineLoader,
-    features: AudioFeatures,
-    frames: int,
+    windows: Callable[[int, int], np.ndarray],
+    frames: range,
     allocate: Callable[[tuple[int, ...], np.dtype], np.ndarray],
 ) -> np.ndarray:
-    """Audio tokens of every frame, [frames, tokens, C]; `allocate(shape, dtype)` makes the array they are kept in."""
+    """Audio tokens of these frames, [N, tokens, C].
+
+    `windows(start, stop)` gives the rows of frames start to stop - 1; `allocate(shape, dtype)` makes the result.
+    """
     tokens: np.ndarray | None = None
     with engines.use("audio_projection") as projection:
-        for start in range(0, frames, CHUNK):
-            stop = min(start + CHUNK, frames)
-            chunk = projection.run(windows=_filled(features.windows(start, stop)))["tokens"][: stop - start]
+        for start in range(frames.start, frames.stop, CHUNK):
+            stop = min(start + CHUNK, frames.stop)
+            chunk = projection.run(windows=_filled(windows(start, stop)))["tokens"][: stop - start]
             if tokens is None:
-                tokens = allocate((frames, *chunk.shape[1:]), chunk.dtype)
-            tokens[start:stop] = chunk
+                tokens = allocate((len(frames), *chunk.shape[1:]), chunk.dtype)
+            tokens[start - frames.start : stop - frames.start] = chunk
             require_finite(chunk, "audio_projection", f"tokens of frames {start}-{stop - 1}")
     assert tokens is not None
     return tokens
@@ -62,8 +68,8 @@ def project_audio(
 class KeypointFeatures:
     """The guider's feature of each frame, drawn and computed when a window needs it.
 
-    Neighbouring windows and all steps share frames, so features are remembered up to `budget` bytes; beyond that they
-    are computed again, which costs under 1 % of a denoiser call at full size.
+    Neighbouring windows and all steps share frames, so features are remembered in up to `budget` bytes, allocated once;
+    beyond that they are computed again, which costs under 1 % of a denoiser call at full size.
     """
 
     def __init__(self, guider: Engine, points: np.ndarray, width: int, height: int, budget: int) -> None:
@@ -72,35 +78,45 @@ class KeypointFeatures:
         self._points = points
         self._size = (width, height)
         self._budget = budget
-        self._known: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._rgb = np.empty((CHUNK, 3, height, width), np.float32)
+        self._memory: np.ndarray | None = None  # [slots, C0, h, w]
+        self._slots: OrderedDict[int, int] = OrderedDict()  # {frame: slot}, the one used longest ago first
 
-    def window(self, start: int, stop: int) -> np.ndarray:
-        """Features of frames start to stop - 1, [F, C0, h, w]."""
-        window: dict[int, np.ndarray] = {}
-        for frame in range(start, stop):
-            if frame in self._known:
-                self._known.move_to_end(frame)
-                window[frame] = self._known[frame]
-        missing = [frame for frame in range(start, stop) if frame not in window]
+    def window(self, start: int, out: np.ndarray) -> None:
+        """Write the features of frames start to start + F - 1 to `out` [F, C0, h, w]."""
+        missing = []
+        for row, frame in enumerate(range(start, start + len(out))):
+            if frame in self._slots:
+                self._slots.move_to_end(frame)
+                out[row] = self._memory[self._slots[frame]]
+            else:
+                missing.append(row)
         for first in range(0, len(missing), CHUNK):
-            chunk = missing[first : first + CHUNK]
-            window.update(zip(chunk, self._compute(chunk), strict=True))
-        for frame in missing:
-            self._remember(frame, window[frame])
-        return np.stack([window[frame] for frame in range(start, stop)])
+            rows = missing[first : first + CHUNK]
+            for row, feature in zip(rows, self._compute([start + row for row in rows]), strict=False):
+                out[row] = feature
+                self._remember(start + row, feature)
 
-    def _compute(self, frames: list[int]) -> Iterable[np.ndarray]:
-        width, height = self._size
-        drawings = np.stack([draw_keypoints(self._points[frame], width, height) for frame in frames])
-        rgb = np.ascontiguousarray(drawings.transpose(0, 3, 1, 2), dtype=np.float32) / np.float32(255.0)
-        features = self._guider.run(rgb=_filled(rgb))["feature"][: len(frames)]
+    def _compute(self, frames: list[int]) -> np.ndarray:
+        """[CHUNK, C0, h, w], of which those behind the frames' are repetitions; valid until the next call."""
+        for row, frame in enumerate(frames):
+            rgb = draw_keypoints(self._points[frame], *self._size).transpose(2, 0, 1)
+            np.divide(rgb, np.float32(255.0), out=self._rgb[row])
+            del rgb  # before the next one is drawn
+        self._rgb[len(frames) :] = self._rgb[len(frames) - 1]
+        features = self._guider.run(rgb=self._rgb)["feature"]
         require_finite(features, "kps_guider", f"feature of frames {frames[0]}-{frames[-1]}")
-        return [feature.copy() for feature in features]  # single copies, so that forgetting one frees it
+        return features
 
     def _remember(self, frame: int, feature: np.ndarray) -> None:
-        self._known[frame] = feature
-        while len(self._known) * feature.nbytes > self._budget and self._known:
-            self._known.popitem(last=False)
+        if self._memory is None:
+            slots = min(self._budget // feature.nbytes, len(self._points))
+            self._memory = np.empty((slots, *feature.shape), feature.dtype)
+        if not len(self._memory):
+            return
+        full = len(self._slots) == len(self._memory)
+        self._slots[frame] = self._slots.popitem(last=False)[1] if full else len(self._slots)
+        self._memory[self._slots[frame]] = feature
 
 
 def decode(engines: EngineLoader, latents: Iterable[tuple[int, np.ndarray]], watch: Stopwatch) -> Iterator[np.ndarray]:
@@ -132,6 +148,11 @@ def _filled(batch: np.ndarray) -> np.ndarray:
 def require_finite(array: np.ndarray, graph: str, what: str) -> None:
     """Stop at the first non-finite value. Raises UserError that names graph and tensor."""
     if not np.isfinite(array.astype(np.float32, copy=False)).all():
-        raise UserError(
-            f"{graph} produced non-finite values ({what}): the weights or the precision are unsuited, try --dtype fp32."
-        )
+        raise nonfinite(graph, what)
+
+
+def nonfinite(graph: str, what: str) -> UserError:
+    """The sentence for a network whose result is not finite."""
+    return UserError(
+        f"{graph} produced non-finite values ({what}): the weights or the precision are unsuited, try --dtype fp32."
+    )

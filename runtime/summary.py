@@ -31,7 +31,9 @@ class Summary:
     context_frames: int
     context_overlap: int
     windows: int
-    denoiser_calls: int
+    window_batch: int
+    portrait_cached: bool
+    denoiser_calls: int  # windows times steps; a call may serve `window_batch` of them
     denoiser_calls_before_first_frame: int
     stage_seconds: dict[str, float]
     time_to_first_frame: float
@@ -64,23 +66,29 @@ class Summary:
 
 
 class Stopwatch:
-    """Wall-clock seconds by stage name, in the order in which the stages first ended. Stages may run on any threads."""
+    """Wall-clock seconds by stage name, in the order in which the stages first ended.
+
+    Stages may run on any threads. Within one thread they nest: time in an inner stage counts for that one alone.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._nested = threading.local()  # .inner: seconds that stages inside the present one have taken
         self.started = perf_counter()
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Add the time inside the `with` block to stage `name`."""
+        outer, self._nested.inner = getattr(self._nested, "inner", 0.0), 0.0
         begin = perf_counter()
         try:
             yield
         finally:
             seconds = perf_counter() - begin
+            own, self._nested.inner = seconds - self._nested.inner, outer + seconds
             with self._lock:
-                self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+                self.seconds[name] = self.seconds.get(name, 0.0) + own
 
     def timed(self, name: str, items: Iterable[Item]) -> Iterator[Item]:
         """The same items; the time it takes to make each one is added to stage `name`."""

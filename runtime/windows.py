@@ -50,12 +50,16 @@ class WindowPlan:
     @property
     def frames(self) -> int:
         """Frames that all windows cover."""
-        return (self.windows - 1) * self.stride + self.window
+        return self.live_frames(self.windows)
 
     @property
     def reach(self) -> int:
         """How many windows on each side share frames with a window: ceil(window / stride) - 1."""
         return -(-self.window // self.stride) - 1
+
+    def live_frames(self, windows: int) -> int:
+        """Frames that so many consecutive windows cover."""
+        return (windows - 1) * self.stride + self.window
 
     def span(self, window: int) -> tuple[int, int]:
         """First frame of a window, and the frame behind its last."""
@@ -67,16 +71,19 @@ class WindowPlan:
         return range(first, min(self.windows - 1, frame // self.stride) + 1)
 
 
-def joint_order(plan: WindowPlan, steps: int) -> Iterator[tuple[int, int]]:
-    """(window, step), step by step over the whole clip, as upstream."""
+Call = tuple[int, int]  # (window, step)
+
+
+def joint_order(plan: WindowPlan, steps: int) -> Iterator[Call]:
+    """Step by step over the whole clip, as upstream."""
     return ((window, step) for step in range(steps) for window in range(plan.windows))
 
 
-def latency_order(plan: WindowPlan, steps: int) -> Iterator[tuple[int, int]]:
-    """(window, step), only what the next window needs to become final.
+def latency_order(plan: WindowPlan, steps: int) -> Iterator[Call]:
+    """Only what the next window needs to become final.
 
     The first window is final after S + reach * S * (S - 1) / 2 calls for S steps, and another one every S calls after
-    that, however long the clip is; at most 1 + reach * (S - 1) windows are in progress.
+    that, however long the clip is; at most `live_windows(plan, steps)` windows are in progress.
     """
     begun = [0] * steps  # the next window to run at each step
     for target in range(plan.windows):
@@ -87,12 +94,27 @@ def latency_order(plan: WindowPlan, steps: int) -> Iterator[tuple[int, int]]:
             begun[step] = max(begun[step], stop)
 
 
-def throughput_fronts(plan: WindowPlan, steps: int) -> Iterator[list[tuple[int, int]]]:
-    """Lists of (window, step) that do not depend on one another and can run at once.
+def throughput_fronts(plan: WindowPlan, steps: int) -> Iterator[list[Call]]:
+    """Lists of calls that do not depend on one another and can run at once.
 
-    Front number window + (reach + 1) * step; at most 1 + (reach + 1) * (S - 1) windows are in progress.
+    Front number window + (reach + 1) * step; at most `live_windows(plan, steps, batch=2)` windows are in progress.
     """
     slope = plan.reach + 1
     for front in range(plan.windows + slope * (steps - 1)):
         calls = [(front - slope * step, step) for step in reversed(range(steps))]
         yield [(window, step) for window, step in calls if 0 <= window < plan.windows]
+
+
+def batches(plan: WindowPlan, steps: int, batch: int) -> Iterator[list[Call]]:
+    """The calls of a clip in lists of up to `batch` that can run at once: in latency order for 1, else by fronts."""
+    if batch == 1:
+        yield from ([call] for call in latency_order(plan, steps))
+        return
+    for front in throughput_fronts(plan, steps):
+        yield from (front[first : first + batch] for first in range(0, len(front), batch))
+
+
+def live_windows(plan: WindowPlan, steps: int, batch: int = 1) -> int:
+    """The most windows that `batches` has in progress at once: 1 + reach * (S - 1), or with fronts
+    1 + (reach + 1) * (S - 1)."""
+    return min(plan.windows, 1 + (plan.reach + (batch > 1)) * (steps - 1))

@@ -22,6 +22,7 @@ from vexpress_trt.engines.engine import load_engine
 from vexpress_trt.runtime import GenerationRequest, generate, write_video
 from vexpress_trt.runtime import engine_loader as engine_loader_module
 from vexpress_trt.runtime import generation as generation_module
+from vexpress_trt.runtime import windows as windows_module
 from vexpress_trt.runtime.tracks import save_track
 from vexpress_trt.runtime.windows import joint_order
 
@@ -91,7 +92,8 @@ def test_the_wavefront_gives_bit_for_bit_what_step_by_step_gives(
     request_of: GenerationRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wavefront = _frames(request_of)
-    monkeypatch.setattr(generation_module, "latency_order", joint_order)
+    monkeypatch.setattr(windows_module, "latency_order", joint_order)
+    monkeypatch.setattr(generation_module, "live_windows", lambda plan, steps, batch: plan.windows)
     assert (wavefront == _frames(request_of)).all()
 
 
@@ -115,6 +117,30 @@ def test_guidance_of_one_runs_the_single_half(request_of: GenerationRequest, mon
     _frames(replace(request_of, guidance_scale=1.0))
     assert "denoiser_single" in used
     assert "denoiser_guided" not in used
+
+
+def test_a_portraits_second_clip_runs_neither_vae_encoder_nor_reference_net(
+    request_of: GenerationRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    used = []
+    original = generation_module.EngineLoader.use
+    monkeypatch.setattr(
+        generation_module.EngineLoader, "use", lambda loader, graph: used.append(graph) or original(loader, graph)
+    )
+    request = replace(request_of, portrait_cache=str(tmp_path / "portraits"))
+    first, portrait = write_video(request), {"vae_encoder", "reference"}
+    frames = _frames(request)
+    assert used.count("vae_encoder") == used.count("reference") == 1
+    assert not first.portrait_cached and write_video(request).portrait_cached
+    used.clear()
+    assert (_frames(replace(request, portrait_cache="off")) == frames).all()
+    assert portrait < set(used)
+
+
+def test_windows_in_batches_give_the_same_frames(request_of: GenerationRequest) -> None:
+    batched = _frames(replace(request_of, window_batch=3, num_inference_steps=3)).astype(int)
+    single = _frames(replace(request_of, num_inference_steps=3)).astype(int)
+    assert np.abs(batched - single).max() <= 1
 
 
 @pytest.mark.parametrize("save_gpu_memory", [False, True])
@@ -266,8 +292,9 @@ def test_a_damaged_bundle_is_named(request_of: GenerationRequest, tmp_path: Path
 def test_weights_that_blow_up_stop_the_run_naming_graph_window_and_step(
     request_of: GenerationRequest, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    monkeypatch.setattr("vexpress_trt.runtime.latent_store.LatentStore.gather", lambda *_: np.full(
-        (8, 4, 9, 13), np.nan, np.float32))  # fmt: skip
+    monkeypatch.setattr(
+        "vexpress_trt.runtime.latent_store.LatentStore.gather", lambda store, window, step, out: out.fill(np.nan)
+    )
     assert cli.main(["generate", *_flags(request_of), "--quiet"]) == 2
     assert "denoiser_guided produced non-finite values (prediction of window 0, step 0)" in capsys.readouterr().err
     assert not request_of.output_path.exists()

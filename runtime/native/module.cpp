@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "fused_step.h"
 #include "median.h"
 
 namespace nb = nanobind;
@@ -84,6 +85,42 @@ std::vector<std::string> median_kernels() {
     return names;
 }
 
+template <typename Value, int... Shape>
+using Array = nb::ndarray<Value, nb::shape<Shape...>, nb::c_contig, nb::device::cpu>;
+
+int step_window(Array<const float, -1, -1, -1> prediction, Array<float, -1, -1> samples,
+                Array<float, -1, -1, -1> pending, Array<const std::int32_t, -1, 4> frames, float guidance,
+                float sample_weight, float prediction_weight) {
+    const std::ptrdiff_t halves = prediction.shape(0), count = prediction.shape(1), size = prediction.shape(2);
+    const std::ptrdiff_t slots = samples.shape(0), most = pending.shape(1);
+    if (halves < 1 || halves > 2) throw std::invalid_argument("prediction has neither one half nor two");
+    if (static_cast<std::ptrdiff_t>(frames.shape(0)) != count) throw std::invalid_argument("frames differ in number");
+    if (static_cast<std::ptrdiff_t>(samples.shape(1)) != size || static_cast<std::ptrdiff_t>(pending.shape(2)) != size ||
+        static_cast<std::ptrdiff_t>(pending.shape(0)) != slots)
+        throw std::invalid_argument("samples, pending and prediction differ in shape");
+    for (std::ptrdiff_t i = 0; i < count; ++i) {
+        const std::int32_t slot = frames(i, 0), windows = frames(i, 1), rank = frames(i, 2);
+        if (slot < 0 || slot >= slots || windows < 1 || windows > most || rank < 0 || rank >= windows)
+            throw std::invalid_argument("a frame names a slot or window that is not there");
+    }
+    const vexpress::StepWeights weights{guidance, sample_weight, prediction_weight};
+    const float *first = prediction.data(), *last = first + (halves - 1) * count * size;
+    float *sample = samples.data(), *waiting = pending.data();
+    const std::int32_t *of = frames.data();
+    nb::gil_scoped_release release;
+    for (std::ptrdiff_t i = 0; i < count; ++i, of += 4) {
+        const vexpress::FrameStep frame{halves == 2 ? first + i * size : nullptr,
+                                        last + i * size,
+                                        sample + of[0] * size,
+                                        waiting + of[0] * most * size,
+                                        of[1],
+                                        of[2],
+                                        of[3] != 0};
+        if (!vexpress::step_frame(frame, weights, size)) return static_cast<int>(i);
+    }
+    return -1;
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -98,4 +135,12 @@ NB_MODULE(_native, m) {
           "kernel"_a = "", "The same for a whole clip uint8 [T, H, W, 3], mirrored in time as in space.");
     m.def("median_kernels", &median_kernels,
           "Instruction sets that this build holds and this processor runs, fastest first.");
+    m.def("step_window", &step_window, "prediction"_a.noconvert(), "samples"_a.noconvert(), "pending"_a.noconvert(),
+          "frames"_a.noconvert(), "guidance"_a, "sample_weight"_a, "prediction_weight"_a,
+          "Guidance, overlap mean and DDIM step of a window, all float32, in place.\n\n"
+          "prediction [G, F, N], G = 2: unconditional, conditional; samples [S, N] and pending [S, W, N]: a frame's\n"
+          "latent and the shares of windows that were predicted before, by slot; frames int32 [F, 4]: slot, number of\n"
+          "windows that contain the frame, this window's place among them, whether it is the last one missing.\n"
+          "Returns the first frame whose prediction is not finite, or -1. Releases the GIL.\n"
+          "Raises ValueError for shapes and places that do not fit.");
 }

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.runtime.windows import WindowPlan, joint_order, latency_order, throughput_fronts
+from vexpress_trt.runtime.windows import (
+    WindowPlan,
+    batches,
+    joint_order,
+    latency_order,
+    live_windows,
+    throughput_fronts,
+)
 
 Calls = Iterable[tuple[int, int]]
 ORDERS: dict[str, Callable[[WindowPlan, int], Calls]] = {
@@ -103,8 +110,16 @@ def test_call_counts_grow_with_the_reach(window: int, overlap: int, reach: int, 
 @given(plan=plans(), steps=st.integers(1, 8))
 def test_live_windows_are_bounded_however_long_the_clip(plan: WindowPlan, steps: int) -> None:
     reach = plan.reach
-    assert _live(latency_order(plan, steps), steps) <= 1 + reach * (steps - 1)
-    assert _live(ORDERS["throughput"](plan, steps), steps) <= 1 + (reach + 1) * (steps - 1)
+    assert _live(latency_order(plan, steps), steps) <= live_windows(plan, steps) <= 1 + reach * (steps - 1)
+    fronts = _live(ORDERS["throughput"](plan, steps), steps)
+    assert fronts <= live_windows(plan, steps, batch=2) <= 1 + (reach + 1) * (steps - 1)
+
+
+@given(plan=plans(), steps=st.integers(1, 8), batch=st.integers(1, 5))
+def test_batches_hold_every_call_once_and_never_more_than_fit(plan: WindowPlan, steps: int, batch: int) -> None:
+    lists = list(batches(plan, steps, batch))
+    assert all(1 <= len(calls) <= batch for calls in lists)
+    assert sorted(call for calls in lists for call in calls) == sorted(joint_order(plan, steps))
 
 
 @given(plan=plans(), frame=st.integers(0, 500))
