@@ -17,9 +17,11 @@ class Cpu:
     flags: tuple[str, ...]
 
     @property
-    def has_amx_bf16(self) -> bool:
-        """Whether matrix tiles (AMX) multiply bfloat16 in hardware."""
-        return {"amx_tile", "amx_bf16"} <= set(self.flags)
+    def bf16_unit(self) -> str:
+        """What multiplies bfloat16 in hardware: "AMX" (matrix tiles), "AVX-512", or "" where nothing does."""
+        if {"amx_tile", "amx_bf16"} <= set(self.flags):
+            return "AMX"
+        return "AVX-512" if "avx512_bf16" in self.flags else ""
 
 
 @lru_cache(maxsize=1)

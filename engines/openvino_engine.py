@@ -1,4 +1,4 @@
-"""OpenVINO's CPU plugin: the fast choice on x86, in bf16 where the processor has matrix tiles (AMX)."""
+"""OpenVINO's CPU plugin: the fast choice on x86, in bf16 where the processor multiplies that (AMX, AVX-512)."""
 
 import functools
 from collections.abc import Callable
@@ -35,7 +35,7 @@ class OpenVinoEngine(Engine):
         threads: int | None = None,
         dtype: str | None = None,
     ) -> None:
-        """`dtype` "fp32" or "bf16"; None takes bf16 where the processor has AMX.
+        """`dtype` "fp32" or "bf16"; None takes bf16 where the processor multiplies it.
 
         Raises UserError for another `dtype` and when the graph cannot be read.
         """
@@ -129,7 +129,7 @@ def _array(tensor: Any) -> np.ndarray:
 
 
 def _settings(dtype: str | None, threads: int | None) -> dict[str, Any]:
-    chosen = dtype or ("bf16" if cpu().has_amx_bf16 else "fp32")
+    chosen = dtype or ("bf16" if cpu().bf16_unit else "fp32")
     if chosen not in _ELEMENT_TYPES:
         raise UserError(f"openvino computes in fp32 or bf16 on a CPU, not in {chosen}: choose one of these")
     return {

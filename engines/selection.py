@@ -65,7 +65,7 @@ def choose_engines(
 ) -> EngineChoice:
     """Settle backend, graph precision and arithmetic for a bundle.
 
-    `dtype` "auto" takes what is fast and close on the backend: bf16 on openvino where the CPU has AMX, else fp32.
+    `dtype` "auto" takes what is fast and close on the backend: bf16 on openvino where the CPU multiplies it, else fp32.
     onnxruntime computes in the graph's own precision; openvino and torch compute in `dtype` whatever the graph's.
     Raises UserError for a backend, dtype or device that cannot be had, and names what would add it.
     """
@@ -82,7 +82,7 @@ def choose_engines(
     precision = "fp32" if dtype == "fp32" else choose_precision(name, bundle.precisions)
     computed = dtype
     if dtype == "auto":
-        computed = "bf16" if name == "openvino" and cpu().has_amx_bf16 else "fp32"
+        computed = "bf16" if name == "openvino" and cpu().bf16_unit else "fp32"
     if name == "openvino" and computed == "fp16":
         raise UserError("openvino computes in fp32 or bf16 on a CPU: choose one of these for --dtype")
     return EngineChoice(name, reason, _present(bundle, precision), computed)
@@ -178,9 +178,9 @@ def _is_index(text: str, status: BackendStatus) -> bool:
 
 
 def _why(status: BackendStatus, dtype: str, passed_over: bool) -> str:
-    bf16_on_amx = cpu().has_amx_bf16 and dtype != "fp32"
+    unit = "" if dtype == "fp32" else cpu().bf16_unit
     reason = {
-        "openvino": "the fastest here" + (", bf16 on AMX" if bf16_on_amx else ""),
+        "openvino": "the fastest here" + (f", bf16 on {unit}" if unit else ""),
         "onnxruntime": "openvino is not installed",
         "torch": "neither openvino nor onnxruntime is installed",
     }[status.name]

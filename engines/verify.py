@@ -200,7 +200,7 @@ def _values(spec: GraphSpec, tensor: TensorSpec, shape: tuple[int, ...]) -> np.n
 
 def _threshold(engine: Engine, dtype: str | None) -> float:
     """What the coarser of the graph's type and the arithmetic can reach."""
-    if dtype is None and engine.backend == "openvino" and cpu().has_amx_bf16:
+    if dtype is None and engine.backend == "openvino" and cpu().bf16_unit:
         dtype = "bf16"  # its choice on such processors
     threshold = min(THRESHOLDS_DB[each] for each in (engine.spec.precision, dtype) if each in THRESHOLDS_DB)
     return threshold if engine.backend in _CPU_BACKENDS else min(threshold, _TF32_DB)

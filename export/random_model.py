@@ -152,6 +152,7 @@ TINY = RandomModel(
     audio_feed_forward=128,
 )
 MID = RandomModel(block_out_channels=(128, 256, 512, 512), vae_channels=(64, 128, 256, 256))
+HALF = RandomModel(block_out_channels=(160, 320, 640, 640), vae_channels=(64, 128, 256, 256))
 FULL = RandomModel()
 
-RANDOM_MODELS: dict[str, RandomModel] = {"tiny": TINY, "mid": MID, "full": FULL}
+RANDOM_MODELS: dict[str, RandomModel] = {"tiny": TINY, "mid": MID, "half": HALF, "full": FULL}

@@ -128,11 +128,14 @@ def unusual_fps(fps: float) -> str | None:
     )
 
 
-def long_audio(seconds: float, *, save_gpu_memory: bool) -> str | None:
-    """Speech whose encoder's attention and features take much memory."""
-    if save_gpu_memory or seconds <= LONG_AUDIO_SECONDS:
+def long_audio(seconds: float, *, upstream: bool, save_gpu_memory: bool) -> str | None:
+    """Speech that the original's procedure encodes as a whole, and noise that it draws as a whole."""
+    if not upstream or save_gpu_memory or seconds <= LONG_AUDIO_SECONDS:
         return None
-    return f"{seconds:.0f} s of audio take memory that grows with its length: --save_gpu_memory keeps the clip on disk"
+    return (
+        f"with --compat upstream {seconds:.0f} s of audio take memory that grows with its length: --save_gpu_memory "
+        "keeps the clip on disk"
+    )
 
 
 def _tilt(points: np.ndarray) -> float:

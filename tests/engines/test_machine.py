@@ -33,13 +33,19 @@ def _read(monkeypatch: pytest.MonkeyPatch, files: dict[str, str]) -> None:
 def test_model_and_instruction_sets_come_from_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
     _read(monkeypatch, {"/proc/cpuinfo": "model name\t: Xeon 9\nflags\t\t: fpu avx2 amx_tile amx_bf16 sse\n"})
     assert cpu() == Cpu("Xeon 9", ("avx2", "amx_tile", "amx_bf16"))
-    assert cpu().has_amx_bf16
+    assert cpu().bf16_unit == "AMX"
+
+
+@pytest.mark.parametrize(("flags", "unit"), [("avx512f avx512_bf16", "AVX-512"), ("avx512f amx_tile", ""), ("", "")])
+def test_what_multiplies_bfloat16(monkeypatch: pytest.MonkeyPatch, flags: str, unit: str) -> None:
+    _read(monkeypatch, {"/proc/cpuinfo": f"flags\t\t: fpu {flags}\n"})
+    assert cpu().bf16_unit == unit
 
 
 def test_a_system_that_does_not_tell_has_no_instruction_sets(monkeypatch: pytest.MonkeyPatch) -> None:
     _read(monkeypatch, {})
     assert cpu().flags == ()
-    assert not cpu().has_amx_bf16
+    assert cpu().bf16_unit == ""
 
 
 @pytest.mark.parametrize(

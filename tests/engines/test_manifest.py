@@ -9,7 +9,7 @@ import pytest
 
 from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.engines.manifest import MANIFEST_NAME, Manifest, is_safe_path
+from vexpress_trt.engines.manifest import MANIFEST_NAME, SCHEMA_VERSION, Manifest, is_safe_path
 
 GRAPH = "onnx/fp32/vae_decoder.onnx"
 
@@ -30,8 +30,8 @@ def test_a_manifest_survives_json(bundle: Bundle) -> None:
 
 
 def test_another_schema_says_how_to_export_again(bundle: Bundle) -> None:
-    text = bundle.manifest.to_json().replace('"schema_version": 1', '"schema_version": 99')
-    with pytest.raises(UserError, match="m.json is a bundle of schema 99, this program reads 1: re-export"):
+    text = bundle.manifest.to_json().replace(f'"schema_version": {SCHEMA_VERSION}', '"schema_version": 99')
+    with pytest.raises(UserError, match=f"m.json is a bundle of schema 99, this program reads {SCHEMA_VERSION}: re-export"):
         Manifest.from_json(text, "m.json")
 
 

@@ -166,9 +166,10 @@ def test_unusual_fps():
 
 
 def test_long_audio():
-    assert advice.long_audio(60.0, save_gpu_memory=False) is None
-    assert "--save_gpu_memory" in advice.long_audio(61.0, save_gpu_memory=False)
-    assert advice.long_audio(61.0, save_gpu_memory=True) is None
+    assert advice.long_audio(60.0, upstream=True, save_gpu_memory=False) is None
+    assert "--save_gpu_memory" in advice.long_audio(61.0, upstream=True, save_gpu_memory=False)
+    assert advice.long_audio(61.0, upstream=True, save_gpu_memory=True) is None
+    assert advice.long_audio(6100.0, upstream=False, save_gpu_memory=False) is None
 
 
 def test_good_real_portraits_and_recordings_stay_silent(shared_dir):
