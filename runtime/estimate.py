@@ -10,7 +10,7 @@ from vexpress_trt.engines.manifest import PRECISION_DTYPE
 # A full-size denoiser call is 1.278 TFLOP per frame and half at 64x64 latents with 1.36 G parameters
 # (golden figures): FLOP = 2 * parameters * latent pixels * this share, since the widest layers see the fewest pixels.
 _WEIGHT_USE = 1.278e12 / (2 * 1.36e9 * 64 * 64)
-_ENGINE_EFFICIENCY = {"fp32": 0.5, "fp16": 0.5, "bf16": 1.2}  # of the measured FP32 matmul rate; bf16 has units of its own
+_ENGINE_EFFICIENCY = {"fp32": 0.5, "fp16": 0.5, "bf16": 1.2}  # of the measured FP32 matmul rate
 
 # Activations alive at once in the widest resolution level, in units of [frames, C0, h, w]: the feed-forward's two
 # 4*C0 projections, the hidden state, skips and the motion module's copies. Measured on the mid-size network.

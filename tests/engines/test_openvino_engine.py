@@ -21,7 +21,9 @@ def _load(bundle: Bundle, **settings):
 
 
 @pytest.mark.parametrize(("flags", "hint"), [(("amx_tile", "amx_bf16"), "bf16"), (("avx512f",), "f32")])
-def test_unasked_it_computes_in_bf16_only_where_the_processor_does(monkeypatch: pytest.MonkeyPatch, flags, hint: str) -> None:
+def test_unasked_it_computes_in_bf16_where_the_processor_does(
+    monkeypatch: pytest.MonkeyPatch, flags, hint: str
+) -> None:
     monkeypatch.setattr(openvino_engine, "cpu", lambda: Cpu("some", flags))
     assert openvino_engine._settings(None, 3)["INFERENCE_PRECISION_HINT"] == hint
 
