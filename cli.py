@@ -15,9 +15,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from vexpress_trt.bench.command import add_commands as add_bench_commands
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.export.hub_sources import PART_NAMES
-from vexpress_trt.runtime.request import BACKENDS, DTYPES, GenerationRequest
+from vexpress_trt.runtime.request import BACKENDS, GenerationRequest
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 
@@ -74,6 +75,7 @@ def _export(args: argparse.Namespace) -> int:
         image_width=args.image_width,
         image_height=args.image_height,
         context_frames=args.context_frames,
+        plain=args.plain,
         force=args.force,
         report=args.report,
     )
@@ -112,27 +114,6 @@ def _extract(args: argparse.Namespace) -> int:
             on_progress=reporter.counter("key points"),
         )
     print(json.dumps(result.as_dict(), indent=2) if args.json else result.as_text())
-    return 0
-
-
-def _bench(args: argparse.Namespace) -> int:
-    from vexpress_trt.bench.stages import BenchSettings, run_bench
-
-    run_bench(
-        BenchSettings(
-            bundle=args.bundle,
-            backend=args.backend,
-            dtype=args.dtype,
-            threads=args.threads,
-            image_width=args.image_width,
-            image_height=args.image_height,
-            context_frames=args.context_frames,
-            num_inference_steps=args.num_inference_steps,
-            guidance_scale=args.guidance_scale,
-            repeats=args.repeats,
-        ),
-        json_path=args.json,
-    )
     return 0
 
 
@@ -184,7 +165,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--checkpoints", type=Path, metavar="DIR", help="folder of the official checkpoints")
     command.add_argument(
         "--random",
-        choices=("tiny", "mid", "full"),
+        choices=("tiny", "mid", "half", "full"),
         help="make random ones of this size first, in --checkpoints if given",
     )
     command.add_argument("--random_seed", type=int, default=0, help="seed of --random")
@@ -193,6 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--image_width", type=int, default=512, help="default output width, a multiple of 8")
     command.add_argument("--image_height", type=int, default=512, help="default output height, a multiple of 8")
     command.add_argument("--context_frames", type=int, default=24, help="default frames per window, up to 32")
+    command.add_argument("--plain", action="store_true", help="without the exact savings: a baseline to compare with")
     command.add_argument("--force", action="store_true", help="replace an existing bundle")
     command.add_argument("--report", type=Path, metavar="JSON", help="write time, peak memory and sizes here")
 
@@ -213,18 +195,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--replace", action="store_true", help="overwrite files in the way that were not fetched")
     command.add_argument("--yes", action="store_true", help="accept sizes and licences without asking")
 
-    command = _command(commands, "bench", _bench, "seconds and peak memory of every stage of a bundle")
-    command.add_argument("bundle", type=Path, metavar="BUNDLE")
-    command.add_argument("--backend", choices=BACKENDS, default="auto", help="what runs the graphs")
-    command.add_argument("--dtype", choices=DTYPES, default="auto", help="arithmetic of the engines")
-    command.add_argument("--threads", type=int, help="CPU threads")
-    command.add_argument("--image_width", type=int, help="default: the bundle's")
-    command.add_argument("--image_height", type=int, help="default: the bundle's")
-    command.add_argument("--context_frames", type=int, help="default: the bundle's")
-    command.add_argument("--num_inference_steps", type=int, default=25, help="steps that the totals are computed for")
-    command.add_argument("--guidance_scale", type=float, default=3.5, help="1 or less: conditional half only")
-    command.add_argument("--repeats", type=int, default=5, help="measured runs of each stage after one warm-up")
-    command.add_argument("--json", type=Path, metavar="FILE", help="also write the results here")
+    command = commands.add_parser("bench", help="measure a bundle on this machine", allow_abbrev=False)
+    add_bench_commands(command, _add_request_flag)
 
     command = _command(commands, "doctor", _doctor, "what works on this machine, and what is missing")
     command.add_argument("--json", action="store_true", help="print as JSON")

@@ -1,35 +1,40 @@
-"""`vexpress bench`: seconds and peak memory of every stage of a bundle on this machine."""
+"""`vexpress bench stages`: seconds, memory and reached share of the machine of every stage of a bundle."""
 
-import json
-import shlex
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from time import perf_counter
 
 import numpy as np
 
+from vexpress_trt.bench.flops import count_graph
+from vexpress_trt.bench.inputs import latent_sizes, random_inputs
 from vexpress_trt.bench.machine import describe_machine
+from vexpress_trt.bench.report import Spread, command_line
+from vexpress_trt.bench.roofline import Ceiling, Reached, measure_ceilings, reached
+from vexpress_trt.bench.stage_report import REAL_TIME_FPS, StageReport, StageTiming
+from vexpress_trt.bench.startup import FIELDS, measure_startup
 from vexpress_trt.engines.bundle import Bundle
-from vexpress_trt.engines.dims import evaluate
+from vexpress_trt.engines.cpu import usable_cores
 from vexpress_trt.engines.engine import Engine, load_engine
-from vexpress_trt.engines.files import atomic_path
-from vexpress_trt.engines.manifest import TensorSpec
+from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.memory import peak_memory_mib, reset_peak
-from vexpress_trt.engines.selection import choose_engines
+from vexpress_trt.engines.selection import EngineChoice, choose_engines
 from vexpress_trt.runtime.median import median_clip
+from vexpress_trt.runtime.stages import CHUNK
+from vexpress_trt.runtime.windows import WindowPlan
 
-GUIDER_FRAMES = 8
 MEDIAN_FRAMES = 8
 AUDIO_SECONDS = 4.0
 
 
 @dataclass(frozen=True)
-class BenchSettings:
-    """What to measure; None takes the bundle's default."""
+class StageSettings:
+    """What to measure; None takes the bundle's default, or all cores.
+
+    `startup_repeats`: processes whose start is measured; `roofline`: whether to measure the machine's ceilings.
+    """
 
     bundle: Path
     backend: str = "auto"
@@ -38,171 +43,152 @@ class BenchSettings:
     image_width: int | None = None
     image_height: int | None = None
     context_frames: int | None = None
+    context_overlap: int = 4
     num_inference_steps: int = 25
     guidance_scale: float = 3.5
     repeats: int = 5
+    startup_repeats: int = 3
+    roofline: bool = True
 
 
-@dataclass(frozen=True)
-class StageTiming:
-    """One stage: seconds per call over the repeats after one warm-up call, and the process's peak memory meanwhile."""
-
-    stage: str
-    unit: str
-    load_seconds: float
-    median_seconds: float
-    min_seconds: float
-    max_seconds: float
-    peak_memory_mib: float
-
-
-@dataclass(frozen=True)
-class BenchReport:
-    """All stages of one bundle, the machine and the command that measured them."""
-
-    command: str
-    machine: dict[str, object]
-    bundle: str
-    random_weights: bool
-    backend: str
-    precision: str
-    dtype: str
-    image_width: int
-    image_height: int
-    context_frames: int
-    num_inference_steps: int
-    guidance_scale: float
-    repeats: int
-    memory_is_per_stage: bool
-    stages: tuple[StageTiming, ...]
-    seconds_per_output_frame: float
-
-    def as_markdown(self) -> str:
-        """A table for a terminal or a README."""
-        lines = [
-            f"{self.bundle}: {self.image_width}x{self.image_height}, {self.context_frames} frames per window, guidance "
-            f"{self.guidance_scale:g}, on {self.backend} {self.dtype}, "
-            f"{self.machine['cores']} cores of {self.machine['cpu']}",
-            "",
-            "| stage | per | load s | median s | min s | max s | peak MiB |",
-            "|---|---|---|---|---|---|---|",
-        ]
-        for stage in self.stages:
-            lines.append(
-                f"| {stage.stage} | {stage.unit} | {stage.load_seconds:.2f} | {stage.median_seconds:.4f} | "
-                f"{stage.min_seconds:.4f} | {stage.max_seconds:.4f} | {stage.peak_memory_mib:.0f} |"
-            )
-        lines += [
-            "",
-            f"{self.num_inference_steps} steps with overlap 4: {self.seconds_per_output_frame:.3f} s per output frame "
-            "(denoiser, key points, decoder and median filter, one after the other).",
-        ]
-        return "\n".join(lines)
-
-
-def run_bench(settings: BenchSettings, *, json_path: Path | None = None) -> BenchReport:
-    """Measure, print the table and, where asked, write the report as JSON. Raises UserError for an unusable bundle."""
-    report = measure(settings)
-    print(report.as_markdown())
-    if json_path is not None:
-        with atomic_path(json_path) as temporary:
-            temporary.write_text(json.dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
-    return report
-
-
-def measure(settings: BenchSettings) -> BenchReport:
-    """Run every stage on random input of the asked size."""
+def measure_stages(settings: StageSettings) -> StageReport:
+    """Run every stage on random input of the asked size. Raises UserError for an unusable bundle or setting."""
     bundle = Bundle.open(settings.bundle)
     model = bundle.manifest.model
     choice = choose_engines(bundle, backend=settings.backend, dtype=settings.dtype)
-    width, height = settings.image_width or model.image_width, settings.image_height or model.image_height
     frames = settings.context_frames or model.context_frames
-    guided = settings.guidance_scale > 1.0
-    latent = {"h": height // model.vae_scale_factor, "w": width // model.vae_scale_factor}
-    per_stage_memory = reset_peak()
-    stages: list[StageTiming] = []
-    rng = np.random.default_rng(0)
+    if not 0 <= settings.context_overlap < frames:
+        raise UserError(f"--context_overlap {settings.context_overlap}: must be smaller than {frames}, the window.")
+    if settings.repeats < 1:
+        raise UserError(f"--repeats {settings.repeats}: must be 1 or more.")
+    startup = measure_startup(settings.startup_repeats, **{name: getattr(settings, name) for name in FIELDS})
 
-    @contextmanager
-    def loaded(graph: str) -> Iterator[tuple[Engine, float]]:
-        reset_peak()
-        began = perf_counter()
-        with load_engine(
-            bundle,
-            graph,
-            backend=choice.backend,
-            precision=choice.precision,
-            threads=settings.threads,
-            dtype=choice.dtype,
-        ) as engine:
-            yield engine, perf_counter() - began
-
-    def record(stage: str, unit: str, load: float, call: Callable[[], object]) -> None:
-        call()
-        seconds = []
-        for _ in range(settings.repeats):
-            began = perf_counter()
-            call()
-            seconds.append(perf_counter() - began)
-        stages.append(StageTiming(stage, unit, load, median(seconds), min(seconds), max(seconds), peak_memory_mib()))
-
-    def measure_graph(graph: str, unit: str, sizes: dict[str, int], **given: np.ndarray) -> dict[str, np.ndarray]:
-        with loaded(graph) as (engine, load):
-            inputs = {
-                spec.name: _random_input(spec, sizes, rng) for spec in engine.spec.inputs if spec.name not in given
-            }
-            engine.bind(**given, **inputs)
-            record(graph, unit, load, engine.run)
-            return {name: array.copy() for name, array in engine.run().items()}
-
+    latent = latent_sizes(model, settings.image_width, settings.image_height)
+    bench = _Bench(bundle, choice, settings)
+    denoiser = "denoiser_guided" if settings.guidance_scale > 1.0 else "denoiser_single"
+    bench.graph("vae_encoder", "clip", 0, latent)
+    reference = bench.graph("reference", "clip", 0, latent)
     samples = int(AUDIO_SECONDS * model.audio_sample_rate)
-    measure_graph("vae_encoder", "clip", latent)
-    keys_values = measure_graph("reference", "clip", latent)
-    measure_graph("audio_encoder", f"{AUDIO_SECONDS:g} s of speech", {"S": samples})
-    measure_graph("audio_projection", f"{GUIDER_FRAMES} frames", {"N": GUIDER_FRAMES})
-    measure_graph("kps_guider", f"{GUIDER_FRAMES} frames", {"N": GUIDER_FRAMES, **latent})
-    denoiser = "denoiser_guided" if guided else "denoiser_single"
-    measure_graph(denoiser, "window and step", {"B": 1, "F": frames, **latent}, **keys_values)
-    measure_graph("vae_decoder", "frame", {"N": 1, **latent})
-    reset_peak()
-    clip = rng.integers(0, 256, (MEDIAN_FRAMES, height, width, 3), dtype=np.uint8)
-    record("median_filter", f"{MEDIAN_FRAMES} frames", 0.0, lambda: median_clip(clip))
+    bench.graph("audio_encoder", f"{AUDIO_SECONDS:g} s of speech", 0, {"S": samples})
+    bench.graph("audio_projection", f"{CHUNK} frames", CHUNK, {"N": CHUNK})
+    bench.graph("kps_guider", f"{CHUNK} frames", CHUNK, {"N": CHUNK, **latent})
+    bench.graph(denoiser, "window and step", frames, {"B": 1, "F": frames, **latent}, reference)
+    bench.graph("vae_decoder", "frame", 1, {"N": 1, **latent})
+    height, width = (latent[axis] * model.vae_scale_factor for axis in "hw")
+    bench.median_filter(height, width)
 
-    by_name = {stage.stage: stage.median_seconds for stage in stages}
-    fresh = max(frames - 4, 1)  # frames a window adds with upstream's overlap of 4
-    per_frame = (
-        settings.num_inference_steps * by_name[denoiser] / fresh
-        + by_name["kps_guider"] / GUIDER_FRAMES
-        + by_name["vae_decoder"]
-        + by_name["median_filter"] / MEDIAN_FRAMES
-    )
-    return BenchReport(
-        command=shlex.join(["vexpress", *sys.argv[1:]]),
+    ceilings = measure_ceilings(choice, bundle.manifest, threads=settings.threads) if settings.roofline else ()
+    ceiling = next((ceiling for ceiling in ceilings if ceiling.dtype == choice.dtype), None)
+    return StageReport(
+        kind="stages",
+        command=command_line(),
         machine=describe_machine(),
         bundle=settings.bundle.name,
         random_weights=bundle.manifest.random_weights,
         backend=choice.backend,
         precision=choice.precision,
         dtype=choice.dtype,
+        threads=settings.threads or usable_cores(),
         image_width=width,
         image_height=height,
         context_frames=frames,
+        context_overlap=settings.context_overlap,
         num_inference_steps=settings.num_inference_steps,
         guidance_scale=settings.guidance_scale,
         repeats=settings.repeats,
-        memory_is_per_stage=per_stage_memory,
-        stages=tuple(stages),
-        seconds_per_output_frame=per_frame,
+        memory_is_per_stage=bench.memory_is_per_stage,
+        stages=tuple(bench.stages),
+        startup=startup,
+        ceilings=ceilings,
+        reached=bench.reached(ceiling) if ceiling else (),
+        **_whole_clip(
+            {stage.stage: stage for stage in bench.stages},
+            denoiser,
+            WindowPlan(frames, settings.context_overlap, 1),
+            settings.num_inference_steps,
+            startup.seconds.median if startup else 0.0,
+        ),
     )
 
 
-def _random_input(spec: TensorSpec, sizes: dict[str, int], rng: np.random.Generator) -> np.ndarray:
-    shape = [evaluate(dimension, sizes) for dimension in spec.shape]
-    if spec.name == "timestep":
-        return np.full(shape, 500.0, np.float32)
-    if spec.name.endswith("_weight"):
-        return np.ones(shape, np.float32)
-    import ml_dtypes
+class _Bench:
+    """Collects the stages as they are measured, each with only its own engine in memory."""
 
-    dtype = np.dtype(ml_dtypes.bfloat16) if spec.dtype == "bfloat16" else np.dtype(spec.dtype)
-    return rng.standard_normal(shape, dtype=np.float32).astype(dtype)
+    def __init__(self, bundle: Bundle, choice: EngineChoice, settings: StageSettings) -> None:
+        self.bundle = bundle
+        self.choice = choice
+        self.settings = settings
+        self.stages: list[StageTiming] = []
+        self.sizes: dict[str, dict[str, int]] = {}
+        self.memory_is_per_stage = reset_peak()
+
+    def graph(
+        self, name: str, unit: str, frames: int, sizes: dict[str, int], given: dict[str, np.ndarray] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Measure a graph's engine on random inputs, and these `given` ones; returns its outputs."""
+        with self._loaded(name) as (engine, load):
+            engine.bind(**random_inputs(engine.spec, sizes, given=given))
+            self._record(name, unit, frames, load, engine.run)
+            self.sizes[name] = sizes
+            return {name: array.copy() for name, array in engine.run().items()}
+
+    def median_filter(self, height: int, width: int) -> None:
+        """Measure the filter on random pictures."""
+        reset_peak()
+        clip = np.random.default_rng(0).integers(0, 256, (MEDIAN_FRAMES, height, width, 3), dtype=np.uint8)
+        threads = self.settings.threads or 0
+        self._record(
+            "median_filter", f"{MEDIAN_FRAMES} frames", MEDIAN_FRAMES, 0.0, lambda: median_clip(clip, threads=threads)
+        )
+
+    def reached(self, ceiling: Ceiling) -> tuple[Reached, ...]:
+        """Every graph's median call against the ceiling."""
+        seconds = {stage.stage: stage.seconds.median for stage in self.stages}
+        counts = {
+            name: count_graph(self.bundle, self.bundle.graph(name, self.choice.precision), sizes)
+            for name, sizes in self.sizes.items()
+        }
+        return tuple(reached(name, count, seconds[name], ceiling) for name, count in counts.items())
+
+    @contextmanager
+    def _loaded(self, graph: str) -> Iterator[tuple[Engine, float]]:
+        reset_peak()
+        began = perf_counter()
+        with load_engine(
+            self.bundle,
+            graph,
+            backend=self.choice.backend,
+            precision=self.choice.precision,
+            threads=self.settings.threads,
+            dtype=self.choice.dtype,
+        ) as engine:
+            yield engine, perf_counter() - began
+
+    def _record(self, stage: str, unit: str, frames: int, load: float, call: Callable[[], object]) -> None:
+        first, *seconds = (_timed(call) for _ in range(1 + self.settings.repeats))
+        self.stages.append(StageTiming(stage, unit, frames, load, first, Spread.of(seconds), peak_memory_mib()))
+
+
+def _timed(call: Callable[[], object]) -> float:
+    began = perf_counter()
+    call()
+    return perf_counter() - began
+
+
+def _whole_clip(
+    stages: dict[str, StageTiming], denoiser: str, plan: WindowPlan, steps: int, start: float
+) -> dict[str, float | int]:
+    """What the medians add up to for a clip with many windows like the plan's one."""
+    call, decoder = stages[denoiser].seconds.median, stages["vae_decoder"]
+    behind = decoder.seconds.median + stages["median_filter"].seconds_per_frame
+    per_frame = steps * call / plan.stride + stages["kps_guider"].seconds_per_frame + behind
+    calls = steps + plan.reach * steps * (steps - 1) // 2
+    # The start holds the first call already, with all it needs.
+    waiting = start + (calls - 1 if start else calls) * call
+    return {
+        "seconds_per_output_frame": per_frame,
+        "frames_per_second": 1 / per_frame,
+        "times_real_time": 1 / per_frame / REAL_TIME_FPS,
+        "calls_before_first_frame": calls,
+        "time_to_first_frame": waiting + decoder.load_seconds + decoder.first_seconds + behind,
+    }

@@ -1,4 +1,4 @@
-"""The whole job computes the original's numbers: the oracle's, and a plain PyTorch pipeline's for other models."""
+"""The whole job computes the original's numbers: the oracle's, and the PyTorch baseline's for other models."""
 
 from pathlib import Path
 
@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 pytest.importorskip("torch")
-import plain_pipeline
 from media import write_wav
 from PIL import Image
 
+from vexpress_trt.bench.baseline import Baseline, BaselineInputs, Sampling, normalised
 from vexpress_trt.runtime import GenerationRequest
-from vexpress_trt.runtime.audio_features import normalise
 from vexpress_trt.runtime.audio_input import decode_audio
 from vexpress_trt.runtime.generation import generate
 from vexpress_trt.runtime.keypoints import draw_keypoints, interpolate_track
@@ -83,7 +82,7 @@ def test_the_oracles_pipeline(
     ("guidance", "seed", "steps", "overlap", "weights"),
     [(1.0, 3, 2, 2, (0.9, 2.0)), (2.5, 7, 3, 4, (1.0, 1.5)), (3.5, 11, 2, 6, (0.95, 3.0))],
 )
-def test_a_plain_pipeline_of_another_model_and_size(
+def test_the_baseline_of_another_model_and_size(
     other_bundle: Path,
     other_checkpoints: Path,
     tmp_path: Path,
@@ -120,14 +119,16 @@ def test_a_plain_pipeline_of_another_model_and_size(
     plan = WindowPlan.tiled(11000 / 16000, fps, window, overlap)
     points = interpolate_track(track, plan.frames)
     noise = upstream_noise(seed, 3, plan.frames, (4, height // 8, width // 8))
-    inputs = plain_pipeline.PlainInputs(
+    inputs = BaselineInputs(
         image=upstream_portrait(load_portrait(tmp_path / "ref.png", upstream=True), width, height),
-        waveform=normalise(decode_audio(tmp_path / "aud.wav", upstream=True).samples),
+        waveform=normalised(decode_audio(tmp_path / "aud.wav", upstream=True).waveform.read()),
         guides=np.stack([draw_keypoints(frame, width, height) for frame in points]),
         noise=np.ascontiguousarray(noise),
         windows=[plan.span(number) for number in range(plan.windows)],
     )
-    latents, images = plain_pipeline.run(other_checkpoints, inputs, steps, guidance, *weights)
+    baseline = Baseline(other_checkpoints, guided=guidance > 1.0)
+    final = baseline.latents(inputs, Sampling(steps, guidance, *weights))
+    latents, images = final.numpy(), baseline.images(final).permute(0, 2, 3, 1).numpy()
     assert plan.windows > 1
     assert int(tensors["video_length"]) == plan.frames
     np.testing.assert_allclose(tensors["final_latents"][0].swapaxes(0, 1), latents, rtol=1e-3, atol=3e-4)
