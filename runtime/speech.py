@@ -15,8 +15,8 @@ from vexpress_trt.runtime.summary import Stopwatch
 from vexpress_trt.runtime.waveform import Waveform, WaveformStatistics
 
 WHOLE_SECONDS = 60.0  # a clip up to this long is encoded as a whole, as the original does
-PART_SECONDS = 30.0
-CONTEXT_SECONDS = 10.0  # of sound on each side that a part's encoding attends to besides its own
+PART_SECONDS = 20.0
+CONTEXT_SECONDS = 5.0  # of sound on each side that a part's encoding attends to besides its own
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class AudioGeometry:
 class Speech:
     """The tokens of any frames of a clip.
 
-    A clip of up to a minute is one part: every hidden state attends to all others. Of a longer one, parts of half a
-    minute are encoded with some seconds of sound around them, and dropped when others are needed. What the encoder
+    A clip of up to a minute is one part: every hidden state attends to all others. Of a longer one, parts of twenty
+    seconds are encoded with some seconds of sound around them, and dropped when others are needed. What the encoder
     normalises over the whole clip it is given as such, so parts differ from the whole only by what attention beyond
     those seconds would add. The first part is encoded at once, before other engines take memory.
     """

@@ -9,7 +9,7 @@ import numpy as np
 
 from vexpress_trt.engines.errors import UserError
 
-_BLOCK = 1 << 20  # samples read at a time when all are gone through
+_BLOCK = 1 << 18  # samples read at a time when all are gone through
 _VARIANCE_EPSILON = 1e-7  # as wav2vec2's feature extractor
 
 
@@ -50,12 +50,10 @@ class Waveform:
             view, offset = view[read:], offset + read
         return samples
 
-    def blocks(self, overlap: int = 0) -> Iterator[np.ndarray]:
-        """All samples in order, in blocks of which each begins with the last `overlap` samples of the one before."""
-        start = 0
-        while start < self._count:
-            yield self.read(start, start + _BLOCK + overlap)
-            start += _BLOCK
+    def blocks(self) -> Iterator[np.ndarray]:
+        """All samples in order, in blocks."""
+        for start in range(0, self._count, _BLOCK):
+            yield self.read(start, start + _BLOCK)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,24 +68,25 @@ class WaveformStatistics:
 
     @classmethod
     def of(cls, waveform: Waveform, kernel: int, stride: int) -> "WaveformStatistics":
-        """Windows of `kernel` samples, `stride` apart; all sums in float64."""
-        total, squares, count = 0.0, 0.0, len(waveform)
-        for block in waveform.blocks():
-            total += float(block.sum(dtype=np.float64))
-        mean = total / count
-        for block in waveform.blocks():
-            squares += float(np.square(block - mean, dtype=np.float64).sum())
-        deviation = float(np.sqrt(squares / count + _VARIANCE_EPSILON))
+        """Windows of `kernel` samples, `stride` apart. One pass, all sums in float64."""
+        total = squares = 0.0
         windows, window_sum, products = 0, np.zeros(kernel), np.zeros((kernel, kernel))
-        for block in _aligned(waveform, kernel, stride):
-            seen = np.lib.stride_tricks.sliding_window_view((block - mean) / deviation, kernel)[::stride]
-            windows += len(seen)
-            window_sum += seen.sum(axis=0)
-            products += seen.T @ seen
-        window_mean = window_sum / max(1, windows)
-        covariance = products / max(1, windows) - np.outer(window_mean, window_mean)
+        for block, fresh in _blocks(waveform, kernel, stride):
+            total += block[:fresh].sum()
+            squares += block[:fresh] @ block[:fresh]
+            seen = np.lib.stride_tricks.sliding_window_view(block, kernel)[::stride] if len(block) >= kernel else ()
+            if len(seen):
+                seen = np.ascontiguousarray(seen.T)
+                windows += seen.shape[1]
+                window_sum += seen.sum(axis=1)
+                products += seen @ seen.T
+        mean = total / len(waveform)
+        deviation = float(np.sqrt(max(0.0, squares / len(waveform) - mean**2) + _VARIANCE_EPSILON))
+        raw_mean = window_sum / max(1, windows)
+        covariance = (products / max(1, windows) - np.outer(raw_mean, raw_mean)) / deviation**2
         values, vectors = np.linalg.eigh(covariance)
         factor = np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T
+        window_mean = (raw_mean - mean) / deviation if windows else raw_mean
         return cls(mean, deviation, window_mean.astype(np.float32), factor.astype(np.float32))
 
     def normalised(self, samples: np.ndarray) -> np.ndarray:
@@ -95,8 +94,10 @@ class WaveformStatistics:
         return ((samples - self.mean) / self.deviation).astype(np.float32)
 
 
-def _aligned(waveform: Waveform, kernel: int, stride: int) -> Iterator[np.ndarray]:
-    """Float64 blocks that hold every window once, each beginning with a window."""
+def _blocks(waveform: Waveform, kernel: int, stride: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Float64 blocks that hold every window once, each beginning with a window, and how many of a block's samples were
+    not in the one before."""
     step = _BLOCK // stride * stride
-    for start in range(0, len(waveform) - kernel + 1, step):
-        yield waveform.read(start, start + step - stride + kernel).astype(np.float64)
+    for start in range(0, len(waveform), step):
+        block = waveform.read(start, start + step + kernel - stride).astype(np.float64)
+        yield block, min(step, len(block))
