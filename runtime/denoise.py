@@ -1,6 +1,7 @@
 """The denoising loop: windows and steps in wavefront order, frames leave as soon as they are final."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from vexpress_trt.runtime.windows import Call, WindowPlan
 
 
 def denoise(
-    denoiser: Engine,
+    denoiser: Callable[[int], Engine],
     store: LatentStore,
     batches: Iterable[list[Call]],
     *,
@@ -25,24 +26,27 @@ def denoise(
     latent_size: tuple[int, int],
     window_batch: int = 1,
 ) -> Iterator[tuple[list[Call], list[tuple[int, np.ndarray]]]]:
-    """Run every batch of up to `window_batch` calls; yields (calls, final frames) after each.
+    """Run every batch of up to `window_batch` calls; yields (calls, final frames) after each run of an engine.
 
-    The portrait's keys and values and both attention weights are bound to `denoiser` already. `latent_size`: (h, w).
-    Final frames are (index, latent float32 [4, h, w]) in frame order. Everything is gathered into buffers that are
-    allocated once. Raises UserError naming windows and steps when a prediction is not finite.
+    `denoiser(step)` is the engine of a step, a guided one or one of the conditional half alone; the portrait's keys and
+    values and both attention weights are bound to it already. `latent_size`: (h, w). Final frames are (index, latent
+    float32 [4, h, w]) in frame order. Everything is gathered into buffers that are allocated once. Raises UserError
+    naming windows and steps when a prediction is not finite.
     """
-    inputs = _buffers(denoiser, {"B": window_batch, "F": plan.window, "h": latent_size[0], "w": latent_size[1]})
-    for calls in batches:
+    inputs = _buffers(denoiser(0), {"B": window_batch, "F": plan.window, "h": latent_size[0], "w": latent_size[1]})
+    alike = (list(calls) for batch in batches for _, calls in groupby(batch, key=lambda call: id(denoiser(call[1]))))
+    for calls in alike:
+        engine = denoiser(calls[0][1])
         for row, (window, step) in enumerate(calls):
             start, _ = plan.span(window)
             store.gather(window, step, inputs["latents"][row])
             inputs["timestep"][row] = scheduler.timesteps[step]
             speech.window(start, inputs["tokens"][row])
             features.window(start, inputs["kps_feature"][row])
-        predictions = denoiser.run(**{name: buffer[: len(calls)] for name, buffer in inputs.items()})["prediction"]
+        predictions = engine.run(**{name: buffer[: len(calls)] for name, buffer in inputs.items()})["prediction"]
         for (window, step), prediction in zip(calls, predictions, strict=True):
             if not store.scatter(window, step, prediction):
-                raise nonfinite(denoiser.spec.name, f"prediction of window {window}, step {step}")
+                raise nonfinite(engine.spec.name, f"prediction of window {window}, step {step}")
         yield calls, store.pop_final()
 
 

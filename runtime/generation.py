@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
@@ -28,7 +28,7 @@ from vexpress_trt.runtime.pipeline import Pipeline
 from vexpress_trt.runtime.portrait_cache import PortraitCache
 from vexpress_trt.runtime.progress import ProgressCallback, ProgressEvent
 from vexpress_trt.runtime.request import GenerationRequest
-from vexpress_trt.runtime.scheduler import Scheduler
+from vexpress_trt.runtime.scheduler import make_scheduler
 from vexpress_trt.runtime.speech import Speech
 from vexpress_trt.runtime.stages import KeypointFeatures, decode, encode_portrait
 from vexpress_trt.runtime.summary import Stopwatch, Summary
@@ -149,7 +149,7 @@ class Generation:
         speech = self._speech(engines, workspace)
         request, clip, model = self.request, self.clip, self._bundle.manifest.model
         steps, plan = request.num_inference_steps, clip.plan
-        scheduler = Scheduler(self._bundle.manifest.scheduler, steps)
+        scheduler = make_scheduler(self._bundle.manifest.scheduler, steps, request.solver)
         shape = (model.latent_channels, clip.height // model.vae_scale_factor, clip.width // model.vae_scale_factor)
         if request.upstream:
             noise = workspace.keep(
@@ -165,16 +165,19 @@ class Generation:
             guidance_scale=request.guidance_scale,
             live_windows=self._live_windows,
         )
-        denoiser_graph = "denoiser_guided" if request.guidance_scale > 1.0 else "denoiser_single"
         budget = 0 if request.save_gpu_memory else FEATURE_BUDGET
-        with engines.use("kps_guider") as guider, engines.use(denoiser_graph) as denoiser:
-            denoiser.bind(
-                **keys_values,
-                reference_weight=np.array([request.reference_attention_weight], np.float32),
-                audio_weight=np.array([request.audio_attention_weight], np.float32),
-            )
+        graphs = ["denoiser_guided" if request.guided(step) else "denoiser_single" for step in range(steps)]
+        with ExitStack() as stack:
+            guider = stack.enter_context(engines.use("kps_guider"))
+            denoisers = {graph: stack.enter_context(engines.use(graph)) for graph in dict.fromkeys(graphs)}
+            for denoiser in denoisers.values():
+                denoiser.bind(
+                    **keys_values,
+                    reference_weight=np.array([request.reference_attention_weight], np.float32),
+                    audio_weight=np.array([request.audio_attention_weight], np.float32),
+                )
             calls = denoise(
-                denoiser,
+                lambda step: denoisers[graphs[step]],
                 store,
                 batches(plan, steps, request.window_batch),
                 plan=plan,
@@ -258,7 +261,9 @@ class Generation:
             dtype=choice.dtype,
             seed=request.seed,
             num_inference_steps=request.num_inference_steps,
+            solver=request.solver,
             guidance_scale=request.guidance_scale,
+            guided_steps=sum(map(request.guided, range(request.num_inference_steps))),
             context_frames=clip.plan.window,
             context_overlap=clip.plan.overlap,
             windows=clip.plan.windows,

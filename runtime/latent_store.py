@@ -1,6 +1,7 @@
 """The latents of a clip while it is denoised: only frames that a window in progress needs are held."""
 
 from collections.abc import Callable
+from dataclasses import astuple
 
 import numpy as np
 
@@ -37,6 +38,7 @@ class LatentStore:
         most = plan.reach + 1  # windows that contain a frame
         self._latents = np.empty((self._slots, *shape), np.float32)
         self._pending = np.empty((self._slots, most, *shape), np.float32)
+        self._history = np.empty((self._slots, int(np.prod(shape))), np.float32) if scheduler.remembers else None
         self._arrived = np.zeros((self._slots, most), bool)
         self._frames = np.full(self._slots, -1)  # which frame is in each slot
         self._steps = np.zeros(self._slots, np.int32)
@@ -70,10 +72,10 @@ class LatentStore:
             if complete:
                 self._arrived[slot] = False
                 self._steps[slot] += 1
-        a, b = self._scheduler.coefficients(step)
+        weights = np.array(astuple(self._scheduler.weights(step)), np.float32)
         flat = prediction.reshape(*prediction.shape[:2], -1)
         latents, pending = self._latents.reshape(self._slots, -1), self._pending.reshape(*self._pending.shape[:2], -1)
-        return self._step_window(flat, latents, pending, self._places, self._guidance, float(a), float(b)) < 0
+        return self._step_window(flat, latents, pending, self._places, self._guidance, weights, self._history) < 0
 
     def pop_final(self) -> list[tuple[int, np.ndarray]]:
         """Frames that became final and follow those given before: (frame, latent [4, h, w]) in frame order."""

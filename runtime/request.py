@@ -9,6 +9,7 @@ from typing import Any
 
 from vexpress_trt.engines.errors import UserError
 
+SOLVERS = ("ddim", "dpmpp_2m")
 STRATEGIES = ("no_retarget", "fix_face", "offset_retarget", "naive_retarget")
 TRACK_STRATEGIES = ("no_retarget", "offset_retarget", "naive_retarget")
 BACKENDS = ("auto", "onnxruntime", "openvino", "torch")
@@ -54,7 +55,13 @@ class GenerationRequest:
         None, "how the head moves (default: no_retarget with a track, fix_face without)", choices=STRATEGIES
     )
     num_inference_steps: int = _flag(25, "denoising steps", kind=int)
+    solver: str = _flag("ddim", "ddim, or dpmpp_2m, which needs fewer steps for the same error", choices=SOLVERS)
     guidance_scale: float = _flag(3.5, "classifier-free guidance; 1 or less runs the conditional half only", kind=float)
+    guidance_interval: str | None = _flag(
+        None,
+        "guide only the steps in this share of all (default 0,1); others run the conditional half only",
+        metavar="LOW,HIGH",
+    )
     reference_attention_weight: float = _flag(1.0, "weight of the portrait's attention, 0.9-1.0", kind=float)
     audio_attention_weight: float = _flag(1.0, "weight of the speech's attention, 1.0-3.0", kind=float)
     context_frames: int | None = _flag(None, "frames per window (default: the bundle's)", kind=int)
@@ -94,6 +101,26 @@ class GenerationRequest:
     def strategy(self) -> str:
         """The retarget strategy, with its default resolved."""
         return self.retarget_strategy or ("no_retarget" if self.kps_path else "fix_face")
+
+    def guided(self, step: int) -> bool:
+        """Whether step number `step` runs both halves."""
+        low, high = self._guidance_shares
+        return self.guidance_scale > 1.0 and low <= step / self.num_inference_steps < high
+
+    @property
+    def _guidance_shares(self) -> tuple[float, float]:
+        if self.guidance_interval is None:
+            return 0.0, 1.0
+        try:
+            low, high = (float(part) for part in str(self.guidance_interval).split(","))
+        except ValueError:
+            low, high = 1.0, 0.0
+        if not 0.0 <= low < high <= 1.0:
+            raise UserError(
+                f"--guidance_interval {self.guidance_interval}: expected two rising numbers from 0 to 1, for instance "
+                "0,0.6."
+            )
+        return low, high
 
     @property
     def track_size(self) -> tuple[int, int] | None:
@@ -145,7 +172,9 @@ class GenerationRequest:
             )
         if self.upstream and self.seed >= 2**32:
             raise UserError(f"--seed {self.seed}: with --compat upstream it must be below 2**32.")
-        _ = self.track_size
+        if self.upstream and (self.solver != "ddim" or self.guidance_interval is not None):
+            raise UserError("--compat upstream: the original solves by ddim and guides every step.")
+        _ = self.track_size, self._guidance_shares
 
     def _in_range(self, name: str, low: float, high: float) -> None:
         value = getattr(self, name)

@@ -27,7 +27,9 @@ class Summary:
     dtype: str
     seed: int
     num_inference_steps: int
+    solver: str
     guidance_scale: float
+    guided_steps: int
     context_frames: int
     context_overlap: int
     windows: int

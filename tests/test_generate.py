@@ -19,6 +19,7 @@ from PIL import Image
 
 from vexpress_trt import cli
 from vexpress_trt.engines.engine import load_engine
+from vexpress_trt.engines.onnxruntime_engine import OnnxRuntimeEngine
 from vexpress_trt.runtime import GenerationRequest, generate, write_video
 from vexpress_trt.runtime import engine_loader as engine_loader_module
 from vexpress_trt.runtime import generation as generation_module
@@ -135,6 +136,36 @@ def test_a_portraits_second_clip_runs_neither_vae_encoder_nor_reference_net(
     used.clear()
     assert (_frames(replace(request, portrait_cache="off")) == frames).all()
     assert portrait < set(used)
+
+
+def test_steps_outside_the_guidance_interval_run_the_conditional_half_alone(
+    request_of: GenerationRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = []
+    original = OnnxRuntimeEngine.run
+
+    def run(engine: OnnxRuntimeEngine, **arrays: np.ndarray) -> dict[str, np.ndarray]:
+        ran.append(engine.spec.name)
+        return original(engine, **arrays)
+
+    monkeypatch.setattr(OnnxRuntimeEngine, "run", run)
+    request = replace(request_of, num_inference_steps=4, guidance_interval="0,0.5", window_batch=2)
+    generation = generate(request)
+    frames = np.stack([frame.image for frame in generation])
+    windows = generation.summary.windows
+    assert generation.summary.guided_steps == 2
+    single, guided = (ran.count(f"denoiser_{kind}") for kind in ("single", "guided"))
+    assert single and guided and single + guided <= 4 * windows
+    whole = _frames(replace(request, guidance_interval="0,1"))
+    assert (frames != whole).any()
+    assert (whole == _frames(replace(request, guidance_interval=None))).all()
+
+
+def test_another_solver_is_another_way_to_the_picture(request_of: GenerationRequest) -> None:
+    request = replace(request_of, num_inference_steps=4)
+    multistep = replace(request, solver="dpmpp_2m")
+    assert (_frames(multistep) != _frames(request)).any()
+    assert np.abs(_frames(replace(multistep, window_batch=3)).astype(int) - _frames(multistep)).max() <= 1
 
 
 def test_windows_in_batches_give_the_same_frames(request_of: GenerationRequest) -> None:

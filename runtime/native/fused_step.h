@@ -1,4 +1,4 @@
-// Guidance, mean over overlapping windows and the DDIM step of one frame, in one pass and in float32.
+// Guidance, mean over overlapping windows and the solver's step of one frame, in one pass and in float32.
 //
 // A frame is stepped when the last of the windows that contain it has been predicted. Until then a window's share waits
 // in `pending`; shares are added in window order, whatever order they came in.
@@ -15,17 +15,22 @@
 
 namespace vexpress {
 
-// previous = sample_weight * sample + prediction_weight * mean prediction.
+// next = sample * x + prediction * v + history * h, with x the frame's latent, v the mean of its windows' predictions and
+// h the noise-free latent signal * x - noise * v of the step before.
 struct StepWeights {
     float guidance;
-    float sample_weight;
-    float prediction_weight;
+    float sample;
+    float prediction;
+    float history;
+    float signal;
+    float noise;
 };
 
 struct FrameStep {
     const float *unconditional;  // null: the conditional prediction is taken as it is
     const float *conditional;
     float *sample;   // stepped in place when `complete`
+    float *history;  // null where the solver needs none
     float *pending;  // [windows, size]: one share per window that contains the frame
     int windows;
     int rank;  // this window's place among them
@@ -48,7 +53,13 @@ VEXPRESS_INLINE bool step_element(const FrameStep &frame, const StepWeights &wei
         float mean = frame.rank == 0 ? share : frame.pending[i];
         for (int window = 1; window < frame.windows; ++window)
             mean += window == frame.rank ? share : frame.pending[window * size + i];
-        frame.sample[i] = weights.sample_weight * frame.sample[i] + weights.prediction_weight * mean;
+        const float sample = frame.sample[i];
+        float next = weights.sample * sample + weights.prediction * mean;
+        if (frame.history) {
+            if (weights.history != 0.0f) next += weights.history * frame.history[i];
+            frame.history[i] = weights.signal * sample - weights.noise * mean;
+        }
+        frame.sample[i] = next;
     } else {
         frame.pending[frame.rank * size + i] = share;
     }

@@ -1,9 +1,11 @@
 // Python bindings of the native helpers: what NumPy cannot do fast.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -90,7 +92,7 @@ using Array = nb::ndarray<Value, nb::shape<Shape...>, nb::c_contig, nb::device::
 
 int step_window(Array<const float, -1, -1, -1> prediction, Array<float, -1, -1> samples,
                 Array<float, -1, -1, -1> pending, Array<const std::int32_t, -1, 4> frames, float guidance,
-                float sample_weight, float prediction_weight) {
+                Array<const float, 5> step, std::optional<Array<float, -1, -1>> history) {
     const std::ptrdiff_t halves = prediction.shape(0), count = prediction.shape(1), size = prediction.shape(2);
     const std::ptrdiff_t slots = samples.shape(0), most = pending.shape(1);
     if (halves < 1 || halves > 2) throw std::invalid_argument("prediction has neither one half nor two");
@@ -98,20 +100,23 @@ int step_window(Array<const float, -1, -1, -1> prediction, Array<float, -1, -1> 
     if (static_cast<std::ptrdiff_t>(samples.shape(1)) != size || static_cast<std::ptrdiff_t>(pending.shape(2)) != size ||
         static_cast<std::ptrdiff_t>(pending.shape(0)) != slots)
         throw std::invalid_argument("samples, pending and prediction differ in shape");
+    if (history && (history->shape(0) != samples.shape(0) || history->shape(1) != samples.shape(1)))
+        throw std::invalid_argument("history and samples differ in shape");
     for (std::ptrdiff_t i = 0; i < count; ++i) {
         const std::int32_t slot = frames(i, 0), windows = frames(i, 1), rank = frames(i, 2);
         if (slot < 0 || slot >= slots || windows < 1 || windows > most || rank < 0 || rank >= windows)
             throw std::invalid_argument("a frame names a slot or window that is not there");
     }
-    const vexpress::StepWeights weights{guidance, sample_weight, prediction_weight};
+    const vexpress::StepWeights weights{guidance, step(0), step(1), step(2), step(3), step(4)};
     const float *first = prediction.data(), *last = first + (halves - 1) * count * size;
-    float *sample = samples.data(), *waiting = pending.data();
+    float *sample = samples.data(), *waiting = pending.data(), *past = history ? history->data() : nullptr;
     const std::int32_t *of = frames.data();
     nb::gil_scoped_release release;
     for (std::ptrdiff_t i = 0; i < count; ++i, of += 4) {
         const vexpress::FrameStep frame{halves == 2 ? first + i * size : nullptr,
                                         last + i * size,
                                         sample + of[0] * size,
+                                        past ? past + of[0] * size : nullptr,
                                         waiting + of[0] * most * size,
                                         of[1],
                                         of[2],
@@ -136,11 +141,13 @@ NB_MODULE(_native, m) {
     m.def("median_kernels", &median_kernels,
           "Instruction sets that this build holds and this processor runs, fastest first.");
     m.def("step_window", &step_window, "prediction"_a.noconvert(), "samples"_a.noconvert(), "pending"_a.noconvert(),
-          "frames"_a.noconvert(), "guidance"_a, "sample_weight"_a, "prediction_weight"_a,
-          "Guidance, overlap mean and DDIM step of a window, all float32, in place.\n\n"
+          "frames"_a.noconvert(), "guidance"_a, "step"_a.noconvert(), "history"_a.noconvert() = nb::none(),
+          "Guidance, overlap mean and a solver's step of a window, all float32, in place.\n\n"
           "prediction [G, F, N], G = 2: unconditional, conditional; samples [S, N] and pending [S, W, N]: a frame's\n"
           "latent and the shares of windows that were predicted before, by slot; frames int32 [F, 4]: slot, number of\n"
           "windows that contain the frame, this window's place among them, whether it is the last one missing.\n"
+          "step [5]: weights of sample, prediction and history, signal and noise; history [S, N]: noise-free latents of\n"
+          "the step before, replaced by this step's, or None where the solver needs none.\n"
           "Returns the first frame whose prediction is not finite, or -1. Releases the GIL.\n"
           "Raises ValueError for shapes and places that do not fit.");
 }

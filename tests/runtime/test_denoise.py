@@ -72,7 +72,7 @@ def _loop(batch: int = 1, channels: int = 2, size: int = 4, budget: int = 1 << 3
     live = live_windows(PLAN, STEPS, batch)
     store = LatentStore(PLAN, scheduler, noise, shape, guidance_scale=2.0, live_windows=live)
     calls = denoise(
-        denoiser,
+        lambda step: denoiser,
         store,
         batches(PLAN, STEPS, batch),
         plan=PLAN,

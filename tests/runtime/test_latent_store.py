@@ -11,7 +11,7 @@ from vexpress_trt.engines.manifest import SchedulerConfig
 from vexpress_trt.runtime import _native
 from vexpress_trt.runtime.latent_store import LatentStore
 from vexpress_trt.runtime.noise import frame_noise
-from vexpress_trt.runtime.scheduler import Scheduler
+from vexpress_trt.runtime.scheduler import SOLVERS, make_scheduler
 from vexpress_trt.runtime.windows import (
     WindowPlan,
     batches,
@@ -31,9 +31,11 @@ def _predict(latents: np.ndarray, window: int, step: int) -> np.ndarray:
     return np.sin(mixed * np.float32(1.7) + np.float32(window * 0.37 + step * 0.11)).astype(np.float32)
 
 
-def _store(plan: WindowPlan, steps: int, noise: Callable[[int], np.ndarray] | None = None, **settings) -> LatentStore:
+def _store(
+    plan: WindowPlan, steps: int, noise: Callable[[int], np.ndarray] | None = None, solver: str = "ddim", **settings
+) -> LatentStore:
     noise = noise or (lambda frame: frame_noise(1, frame, SHAPE))
-    return LatentStore(plan, Scheduler(SchedulerConfig(), steps), noise, SHAPE, **settings)
+    return LatentStore(plan, make_scheduler(SchedulerConfig(), steps, solver), noise, SHAPE, **settings)
 
 
 def _gathered(store: LatentStore, plan: WindowPlan, window: int, step: int) -> np.ndarray:
@@ -42,8 +44,14 @@ def _gathered(store: LatentStore, plan: WindowPlan, window: int, step: int) -> n
     return latents
 
 
-def _run(plan: WindowPlan, steps: int, calls: Calls, watch: Callable[[LatentStore], None] = lambda store: None):
-    store = _store(plan, steps)
+def _run(
+    plan: WindowPlan,
+    steps: int,
+    calls: Calls,
+    watch: Callable[[LatentStore], None] = lambda store: None,
+    solver: str = "ddim",
+) -> np.ndarray:
+    store = _store(plan, steps, solver=solver)
     final: list[tuple[int, np.ndarray]] = []
     for window, step in calls:
         assert store.scatter(window, step, _predict(_gathered(store, plan, window, step), window, step)[None])
@@ -54,9 +62,9 @@ def _run(plan: WindowPlan, steps: int, calls: Calls, watch: Callable[[LatentStor
     return np.stack([latent for _, latent in final])
 
 
-def _plain(plan: WindowPlan, steps: int) -> np.ndarray:
+def _plain(plan: WindowPlan, steps: int, solver: str = "ddim") -> np.ndarray:
     """Upstream's procedure over whole arrays: average all windows, then step all frames."""
-    scheduler = Scheduler(SchedulerConfig(), steps)
+    scheduler, original = make_scheduler(SchedulerConfig(), steps, solver), None
     latents = np.stack([frame_noise(1, frame, SHAPE) for frame in range(plan.frames)])
     count = np.zeros((plan.frames, 1, 1, 1), np.float32)
     for window in range(plan.windows):
@@ -66,7 +74,12 @@ def _plain(plan: WindowPlan, steps: int) -> np.ndarray:
         for window in range(plan.windows):
             part = slice(*plan.span(window))
             total[part] += _predict(latents[part], window, step) / count[part]
-        latents = scheduler.step(latents, total, step)
+        weights = scheduler.weights(step)
+        stepped = weights.sample * latents + weights.prediction * total
+        if weights.history:
+            stepped = stepped + weights.history * original
+        original = weights.signal * latents - weights.noise * total
+        latents = stepped
     return latents
 
 
@@ -74,10 +87,11 @@ def _plain(plan: WindowPlan, steps: int) -> np.ndarray:
 @given(window=st.integers(1, 8), windows=st.integers(1, 8), steps=st.integers(1, 5), data=st.data())
 def test_every_order_equals_the_plain_procedure_bit_for_bit(window: int, windows: int, steps: int, data) -> None:
     plan = WindowPlan(window, data.draw(st.integers(0, window - 1)), windows)
-    expected = _plain(plan, steps)
+    solver = data.draw(st.sampled_from(SOLVERS))
+    expected = _plain(plan, steps, solver)
     fronts = [call for front in throughput_fronts(plan, steps) for call in data.draw(st.permutations(front))]
     for calls in (joint_order(plan, steps), latency_order(plan, steps), fronts):
-        assert (_run(plan, steps, calls) == expected).all()
+        assert (_run(plan, steps, calls, solver=solver) == expected).all()
 
 
 @settings(deadline=None, max_examples=60)
@@ -174,13 +188,16 @@ def test_calls_out_of_order_are_errors() -> None:
 def test_the_native_step_refuses_what_does_not_fit() -> None:
     prediction, samples = np.zeros((1, 2, 6), np.float32), np.zeros((2, 6), np.float32)
     pending, places = np.zeros((2, 1, 6), np.float32), np.array([[0, 1, 0, 1], [1, 1, 0, 1]], np.int32)
-    assert _native.step_window(prediction, samples, pending, places, 1.0, 1.0, 1.0) == -1
+    step, history = np.ones(5, np.float32), np.zeros((2, 6), np.float32)
+    assert _native.step_window(prediction, samples, pending, places, 1.0, step, history) == -1
+    with pytest.raises(ValueError, match="history and samples differ"):
+        _native.step_window(prediction, samples, pending, places, 1.0, step, history[:1])
     for bad in ([2, 1, 0, 1], [-1, 1, 0, 1], [0, 2, 0, 1], [0, 1, 1, 1], [0, 1, -1, 1]):
         with pytest.raises(ValueError, match="slot or window"):
-            _native.step_window(prediction, samples, pending, np.array([bad, bad], np.int32), 1.0, 1.0, 1.0)
+            _native.step_window(prediction, samples, pending, np.array([bad, bad], np.int32), 1.0, step)
     with pytest.raises(ValueError, match="frames differ in number"):
-        _native.step_window(prediction, samples, pending, places[:1], 1.0, 1.0, 1.0)
+        _native.step_window(prediction, samples, pending, places[:1], 1.0, step)
     with pytest.raises(ValueError, match="differ in shape"):
-        _native.step_window(prediction, samples[:, :5].copy(), pending, places, 1.0, 1.0, 1.0)
+        _native.step_window(prediction, samples[:, :5].copy(), pending, places, 1.0, step)
     with pytest.raises(ValueError, match="one half nor two"):
-        _native.step_window(np.zeros((3, 2, 6), np.float32), samples, pending, places, 1.0, 1.0, 1.0)
+        _native.step_window(np.zeros((3, 2, 6), np.float32), samples, pending, places, 1.0, step)

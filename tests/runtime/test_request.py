@@ -39,6 +39,14 @@ def test_the_defaults_are_valid_and_are_upstreams() -> None:
         ({"backend": "abacus"}, "--backend abacus"),
         ({"kps_size": "512"}, "--kps_size 512"),
         ({"kps_size": "0,5"}, "--kps_size 0,5"),
+        ({"window_batch": 0}, "--window_batch 0"),
+        ({"solver": "euler"}, "--solver euler"),
+        ({"guidance_interval": "0.5"}, "--guidance_interval 0.5"),
+        ({"guidance_interval": "0.6,0.2"}, "--guidance_interval 0.6,0.2"),
+        ({"guidance_interval": "0,1.5"}, "--guidance_interval 0,1.5"),
+        ({"guidance_interval": "nan,1"}, "--guidance_interval nan,1"),
+        ({"solver": "dpmpp_2m", "compat": "upstream"}, "--compat upstream"),
+        ({"guidance_interval": "0,0.5", "compat": "upstream"}, "--compat upstream"),
     ],
 )
 def test_a_value_that_no_input_can_make_right_is_named(change: dict, names: str) -> None:
@@ -56,3 +64,12 @@ def test_the_strategy_follows_from_the_track() -> None:
 def test_track_size_is_width_then_height() -> None:
     assert GOOD.track_size is None
     assert replace(GOOD, kps_size="640,480").track_size == (640, 480)
+
+
+@pytest.mark.parametrize(
+    ("interval", "guided"), [(None, [0, 1, 2, 3]), ("0,1", [0, 1, 2, 3]), ("0,0.5", [0, 1]), ("0.25,0.75", [1, 2])]
+)
+def test_the_guidance_interval_is_a_share_of_the_steps(interval: str | None, guided: list[int]) -> None:
+    request = replace(GOOD, num_inference_steps=4, guidance_interval=interval)
+    assert [step for step in range(4) if request.guided(step)] == guided
+    assert not any(replace(request, guidance_scale=1.0).guided(step) for step in range(4))

@@ -1,4 +1,4 @@
-"""DDIM as the oracle steps it."""
+"""DDIM as the oracle steps it, and a solver of second order for the same schedule."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.manifest import SchedulerConfig
-from vexpress_trt.runtime.scheduler import Scheduler, alphas_cumprod
+from vexpress_trt.runtime.scheduler import SOLVERS, Scheduler, alphas_cumprod, make_scheduler
 
 CONFIG = SchedulerConfig()
 
@@ -44,7 +44,9 @@ def test_steps_are_the_oracles(golden: dict[str, np.ndarray]) -> None:
         count, index, timestep = map(int, case.groups())
         scheduler = Scheduler(CONFIG, count)
         assert scheduler.timesteps[index] == timestep
-        stepped, original = scheduler.step(sample, prediction, index), scheduler.original(sample, prediction, index)
+        weights = scheduler.weights(index)
+        stepped = weights.sample * sample + weights.prediction * prediction
+        original = weights.signal * sample - weights.noise * prediction
         assert stepped.dtype == original.dtype == np.float32
         np.testing.assert_allclose(stepped, golden[case.string], rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(original, golden[case.string.replace("prev", "x0")], rtol=1e-5, atol=1e-6)
@@ -61,3 +63,62 @@ def test_other_schedules_are_errors() -> None:
         Scheduler(SchedulerConfig(prediction_type="epsilon"), 5)
     with pytest.raises(ValueError, match="linear"):
         Scheduler(SchedulerConfig(beta_schedule="linear"), 5)
+
+
+def _solved(solver: str, steps: int, deviation: float = 0.4, start: float = 1.3) -> float:
+    """What a solver makes of one number of noise when the images are normal with this deviation around 0.2.
+
+    The best prediction is known then, and so is where the exact path ends: at mean + deviation * start.
+    """
+    scheduler = make_scheduler(CONFIG, steps, solver)
+    x, original = start, 0.0
+    for step in range(steps):
+        weights = scheduler.weights(step)
+        signal, noise = float(weights.signal), float(weights.noise)
+        expected = 0.2 + signal * deviation**2 * (x - signal * 0.2) / (signal**2 * deviation**2 + noise**2)
+        v = (signal * x - expected) / noise
+        x, original = weights.sample * x + weights.prediction * v + weights.history * original, expected
+    return float(x)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_solvers_end_where_the_exact_path_ends(solver: str) -> None:
+    assert _solved(solver, 500) == pytest.approx(0.2 + 0.4 * 1.3, abs=5e-3)
+
+
+def test_the_second_order_gets_there_in_fewer_steps() -> None:
+    exact = 0.2 + 0.4 * 1.3
+    for steps in (8, 10, 15, 25):
+        assert abs(_solved("dpmpp_2m", steps) - exact) < 0.6 * abs(_solved("ddim", steps) - exact)
+
+
+def test_one_and_two_steps_have_nothing_to_look_back_to() -> None:
+    for steps in (1, 2):
+        weights = [make_scheduler(CONFIG, steps, "dpmpp_2m").weights(step) for step in range(steps)]
+        assert all(weight.history == 0 for weight in weights)
+        assert weights[-1].sample == weights[-1].signal  # ends on the noise-free sample
+        assert weights[-1].prediction == -weights[-1].noise
+
+
+@pytest.mark.parametrize("steps", [5, 10, 25])
+def test_the_second_order_is_the_librarys(steps: int) -> None:
+    """diffusers' DPMSolverMultistepScheduler, from the second step on: it starts from almost infinite noise."""
+    torch = pytest.importorskip("torch")
+    from diffusers import DPMSolverMultistepScheduler
+
+    library = DPMSolverMultistepScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="v_prediction",
+        timestep_spacing="trailing", rescale_betas_zero_snr=True, final_sigmas_type="zero", lower_order_final=True,
+    )  # fmt: skip
+    library.set_timesteps(steps)
+    scheduler = make_scheduler(CONFIG, steps, "dpmpp_2m")
+    assert library.timesteps.tolist() == scheduler.timesteps.tolist()
+    random = np.random.default_rng(steps)
+    ours = theirs = random.normal(size=(3, 4)).astype(np.float32)
+    original = np.zeros_like(ours)
+    for step, timestep in enumerate(library.timesteps):
+        v, weights = random.normal(size=(3, 4)).astype(np.float32), scheduler.weights(step)
+        theirs = library.step(torch.from_numpy(v), timestep, torch.from_numpy(theirs)).prev_sample.numpy()
+        stepped = weights.sample * ours + weights.prediction * v + weights.history * original
+        ours, original = stepped, weights.signal * ours - weights.noise * v
+        np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=2e-3)
