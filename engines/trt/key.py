@@ -1,0 +1,78 @@
+"""What makes an engine valid: decided from a small JSON file beside the plan, before anything is deserialised."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from vexpress_trt.engines.decoding import DecodeError, decode
+from vexpress_trt.engines.errors import UserError
+
+SIDECAR_VERSION = 1
+
+
+@dataclass(frozen=True)
+class EngineKey:
+    """Everything that an engine depends on. Two engines with the same key can stand in for one another.
+
+    `targets` are compute capabilities ("sm89"): of this machine's GPU, or those TensorRT-RTX built for ahead of time.
+    `onnx` is the SHA-256 over the graph's files; `options` are builder settings that change the engine.
+    """
+
+    backend: str
+    version: str
+    cuda_major: int
+    targets: tuple[str, ...]
+    graph: str
+    precision: str
+    profile: str
+    options: tuple[str, ...]
+    onnx: str
+
+    @property
+    def folder(self) -> str:
+        """The name of the folder that engines of one build share: all that is not the graph's own."""
+        shared = {name: value for name, value in asdict(self).items() if name not in ("graph", "onnx", "profile")}
+        digest = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:12]
+        return f"{self.backend}-{self.version}-{'-'.join(self.targets)}-{self.precision}-{digest}"
+
+    def difference(self, other: "EngineKey") -> str | None:
+        """The first field in which `other` differs, as "field is x, not y"; None where they are equal."""
+        for field in fields(self):
+            ours, theirs = getattr(self, field.name), getattr(other, field.name)
+            if ours != theirs:
+                return f"{field.name} is {_text(theirs)}, not {_text(ours)}"
+        return None
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """The JSON beside a plan. `key` decides; `built` (when, on what, how long, by whom) only informs.
+
+    `plan_sha256` and `plan_size` are of the plan's bytes.
+    """
+
+    sidecar_version: int
+    key: EngineKey
+    plan_sha256: str
+    plan_size: int
+    built: dict[str, Any]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+    @staticmethod
+    def from_json(text: str, source: str) -> "Sidecar":
+        """Parse and validate. Raises UserError that names `source` and the offending field."""
+        try:
+            document = json.loads(text)
+            version = document.get("sidecar_version") if isinstance(document, dict) else None
+            if version != SIDECAR_VERSION:
+                raise DecodeError(f"sidecar_version is {version}, not {SIDECAR_VERSION}")
+            return decode(Sidecar, document, "")
+        except (ValueError, RecursionError, DecodeError) as problem:
+            raise UserError(f"{source} is damaged ({problem}): remove it and build again") from None
+
+
+def _text(value: Any) -> str:
+    return ", ".join(map(str, value)) or "none" if isinstance(value, (tuple, list)) else str(value)

@@ -1,0 +1,64 @@
+"""What can be known to be wrong before a build that takes minutes: each failure names its remedy."""
+
+import shutil
+
+import psutil
+
+from vexpress_trt.engines.bundle import Bundle
+from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.gpu import gpu_status
+from vexpress_trt.engines.trt.flavour import RTX, TensorRt
+
+_OLDEST_CAPABILITY = {"tensorrt": (7, 5), RTX: (7, 5)}
+# Measured on the full-size FP16 denoiser with TensorRT-RTX: 2.6 GB of weights built with 8.8 GB resident.
+_MEMORY_PER_WEIGHT_BYTE = 3.4
+_BASE_BYTES = 700 << 20
+_PLAN_PER_WEIGHT_BYTE = 1.1
+
+
+def targets_here(tensorrt: TensorRt, gpu_id: int = 0) -> tuple[str, ...]:
+    """The compute capability of this machine's GPU, as ("sm89",). Raises UserError where it cannot be built for."""
+    status = gpu_status()
+    if status.reason:
+        ahead = "; --target sm89 builds ahead of time without one" if tensorrt.is_rtx else ""
+        raise UserError(f"{tensorrt.backend} builds for the GPU of this machine: {status.reason}{ahead}")
+    if not 0 <= gpu_id < len(status.devices):
+        raise UserError(f"--gpu_id {gpu_id}: there is no such GPU; the last one is {len(status.devices) - 1}")
+    device = status.devices[gpu_id]
+    if device.capability < _OLDEST_CAPABILITY[tensorrt.backend]:
+        raise UserError(
+            f"{device.name} has compute capability {device.capability[0]}.{device.capability[1]}: {tensorrt.backend} "
+            f"{tensorrt.version} needs 7.5 (Turing) or newer; use --backend torch with --device cuda"
+        )
+    name = f"sm{device.capability[0]}{device.capability[1]}"
+    if tensorrt.is_rtx and name.startswith(("sm90", "sm100")):
+        raise UserError(f"{device.name} ({name}): TensorRT-RTX does not support it; use --backend tensorrt")
+    driver = int((status.cuda or "0").split(".")[0])
+    if driver < tensorrt.cuda_major:
+        raise UserError(
+            f"{tensorrt.backend} {tensorrt.version} is built for CUDA {tensorrt.cuda_major}, the driver supports "
+            f"{status.cuda}: update the driver, or install the package for CUDA {driver}"
+        )
+    return (name,)
+
+
+def check_room(bundle: Bundle, precision: str, graphs: tuple[str, ...]) -> None:
+    """Refuse a build for which memory or disk will not suffice. Raises UserError with the figures."""
+    weights = [_weight_bytes(bundle, graph, precision) for graph in graphs]
+    needed = int(max(weights) * _MEMORY_PER_WEIGHT_BYTE) + _BASE_BYTES
+    available = psutil.virtual_memory().available
+    if needed > available:
+        raise UserError(
+            f"building {precision} takes about {needed / 2**30:.1f} GiB of memory, {available / 2**30:.1f} GiB are free: close "
+            "other programs, or build on a larger machine and copy the bundle"
+        )
+    size, free = int(sum(weights) * _PLAN_PER_WEIGHT_BYTE), shutil.disk_usage(bundle.root).free
+    if size > free:
+        raise UserError(
+            f"the engines take about {size / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free at {bundle.root}: make "
+            "room or copy the bundle to another disk"
+        )
+
+
+def _weight_bytes(bundle: Bundle, graph: str, precision: str) -> int:
+    return sum(bundle.manifest.files[file].size for file in bundle.graph(graph, precision).files)

@@ -1,0 +1,92 @@
+"""Shape profiles: the sizes that an engine is built for, one minimum, optimum and maximum for every symbol."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from vexpress_trt.engines.dims import evaluate, symbols
+from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.manifest import GraphSpec, ModelConfig
+
+Kind = Literal["static", "dynamic"]
+
+CHUNK_FRAMES = 8  # frames per call of the audio projection and the guider, as the runtime calls them
+MAX_AUDIO_SECONDS = 60  # what the runtime encodes at once
+TYPICAL_AUDIO_SECONDS = 8
+
+
+@dataclass(frozen=True)
+class Range:
+    """Sizes of a symbol: the smallest, the one to optimise for, the largest."""
+
+    smallest: int
+    best: int
+    largest: int
+
+    @classmethod
+    def fixed(cls, size: int) -> "Range":
+        return cls(size, size, size)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The sizes of every symbol of a graph; `name` is part of the engine's key."""
+
+    name: str
+    ranges: Mapping[str, Range]
+
+    def shapes(self, dimensions: tuple[int | str, ...]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+        """(smallest, best, largest) shape of a tensor with these dimensions."""
+        smallest, best, largest = (
+            tuple(evaluate(dimension, {symbol: getattr(sizes, which) for symbol, sizes in self.ranges.items()})
+                  for dimension in dimensions)
+            for which in ("smallest", "best", "largest")
+        )  # fmt: skip
+        return smallest, best, largest
+
+
+@dataclass(frozen=True)
+class ProfileSettings:
+    """What the engines of a bundle shall take; None is the bundle's default.
+
+    A static profile has one size for everything but the length of the audio; a dynamic one takes images and windows
+    from half the default size up to it, and up to `window_batch` windows per call.
+    """
+
+    kind: Kind = "static"
+    image_width: int | None = None
+    image_height: int | None = None
+    context_frames: int | None = None
+    window_batch: int = 1
+
+    def of(self, spec: GraphSpec, model: ModelConfig) -> Profile:
+        """The profile of one graph. Raises UserError for sizes that the model cannot have."""
+        width, height = self.image_width or model.image_width, self.image_height or model.image_height
+        frames = self.context_frames or model.context_frames
+        factor = model.vae_scale_factor
+        for flag, value in (("image_width", width), ("image_height", height)):
+            if value < factor or value % factor:
+                raise UserError(f"--{flag} {value}: must be a positive multiple of {factor}.")
+        if not 1 <= frames <= model.max_context_frames:
+            raise UserError(f"--context_frames {frames}: this model takes 1 to {model.max_context_frames}.")
+        rate = model.audio_sample_rate
+        audio = Range(rate // 20, TYPICAL_AUDIO_SECONDS * rate, MAX_AUDIO_SECONDS * rate)
+        chunk = 1 if spec.name == "vae_decoder" else CHUNK_FRAMES
+        sizes = {"h": height // factor, "w": width // factor, "F": frames, "B": self.window_batch, "N": chunk}
+        ranges = {symbol: Range.fixed(size) for symbol, size in sizes.items()}
+        if self.kind == "dynamic":
+            for symbol in ("h", "w", "F"):
+                ranges[symbol] = Range(max(1, sizes[symbol] // 2), sizes[symbol], sizes[symbol])
+            ranges["B"] = Range(1, 1, self.window_batch)
+            ranges["N"] = Range(1, chunk, CHUNK_FRAMES)
+        ranges["S"] = audio
+        named = (d for tensor in spec.inputs for d in tensor.shape if isinstance(d, str))
+        used = set().union(*map(symbols, named))
+        own = {symbol: ranges[symbol] for symbol in sorted(used)}
+        name = "_".join(f"{symbol}{_text(sizes)}" for symbol, sizes in own.items()) or "fixed"
+        return Profile(name, own)
+
+
+def _text(sizes: Range) -> str:
+    same = sizes.smallest == sizes.largest
+    return str(sizes.best) if same else f"{sizes.smallest}-{sizes.best}-{sizes.largest}"

@@ -1,0 +1,177 @@
+"""The engines of a bundle on disk: found by key, whole or absent, never deserialised before they are known to fit."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from vexpress_trt.engines.bundle import ENGINES_FOLDER, Bundle
+from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.files import atomic_path, remove, sha256_file
+from vexpress_trt.engines.trt.key import SIDECAR_VERSION, EngineKey, Sidecar
+
+MAX_SIDECAR_BYTES = 1 << 20
+_PLAN, _SIDECAR = ".plan", ".json"
+
+
+@dataclass(frozen=True)
+class StoredEngine:
+    """One plan and what its sidecar says; `problem` is why it cannot be used, "" where nothing is wrong."""
+
+    plan: Path
+    sidecar: Sidecar | None
+    problem: str
+
+
+class EngineStore:
+    """The folder `engines` of a bundle: `<key>/<graph>.plan` with a `.json` beside it.
+
+    The sidecar is written last and removed first, so a plan without one is what a killed build has left.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self.root = bundle.root / ENGINES_FOLDER
+
+    def plan_path(self, key: EngineKey) -> Path:
+        """Where the engine with this key lies, or would."""
+        return self.root / key.folder / f"{key.graph}{_PLAN}"
+
+    def find(self, key: EngineKey) -> Path:
+        """The plan of this key, checked byte by byte.
+
+        Raises UserError that says which field of an engine that is there differs, or that none is there, and the
+        command that builds it.
+        """
+        path = self.plan_path(key)
+        stored = self._read(path)
+        if stored is None:
+            raise UserError(f"{self._nearest(key)}: {self._build_command(key)}")
+        problem = stored.problem or self.damage(stored)
+        if not problem and stored.sidecar is not None:
+            problem = key.difference(stored.sidecar.key) or ""
+        if problem:
+            raise UserError(f"{path}: {problem}; {self._build_command(key)}")
+        return path
+
+    def has(self, key: EngineKey) -> bool:
+        """Whether an undamaged engine of this key is there."""
+        try:
+            self.find(key)
+        except UserError:
+            return False
+        return True
+
+    def put(self, key: EngineKey, plan: bytes | memoryview, built: dict) -> Path:
+        """Store a plan. Raises UserError where the disk is full or cannot be written."""
+        path = self.plan_path(key)
+        remove(path.with_suffix(_SIDECAR))
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(plan)
+            digest, size = sha256_file(temporary), temporary.stat().st_size
+        with atomic_path(path.with_suffix(_SIDECAR)) as temporary:
+            temporary.write_text(Sidecar(SIDECAR_VERSION, key, digest, size, built).to_json(), encoding="utf-8")
+        return path
+
+    @contextlib.contextmanager
+    def building(self, key: EngineKey, *, patience: float = -1) -> Iterator[None]:
+        """Hold the lock of one engine, so that two processes build it once; waits for the other one's end.
+
+        Raises UserError when `patience` seconds (negative: any) were not enough.
+        """
+        path = self.plan_path(key)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(path.with_suffix(".lock"))
+            lock.acquire(timeout=patience)
+        except Timeout:
+            raise UserError(f"another process is building {path}: wait for it or stop it") from None
+        except OSError as problem:
+            raise UserError(f"cannot write {path.parent}: {problem.strerror}; check its permissions") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def all(self) -> list[StoredEngine]:
+        """Every plan in the folder, those without or with a damaged sidecar included; bytes are not read."""
+        paths = sorted(self.root.glob(f"*/*{_PLAN}")) if self.root.is_dir() else []
+        orphans = [path for path in sorted(self.root.glob(f"*/*{_SIDECAR}")) if not path.with_suffix(_PLAN).exists()]
+        missing = [StoredEngine(path.with_suffix(_PLAN), None, "the plan is missing") for path in orphans]
+        return [stored for path in paths if (stored := self._read(path)) is not None] + missing
+
+    def damage(self, stored: StoredEngine) -> str:
+        """Why the plan's bytes are not those that were built, or ""."""
+        if stored.problem or stored.sidecar is None:
+            return stored.problem
+        size = stored.plan.stat().st_size
+        if size != stored.sidecar.plan_size:
+            return f"the plan has {size} bytes, not {stored.sidecar.plan_size}"
+        return "" if sha256_file(stored.plan) == stored.sidecar.plan_sha256 else "the plan's content has changed"
+
+    def outdated(self, stored: StoredEngine) -> str:
+        """Why no program with this bundle would ask for the engine, or "": its graph is another one now."""
+        if stored.sidecar is None:
+            return stored.problem
+        key = stored.sidecar.key
+        try:
+            current = graph_hash(self.bundle, key.graph, key.precision)
+        except UserError:
+            return f"the bundle has no {key.graph} in {key.precision} any more"
+        return "" if current == key.onnx else f"{key.graph} was exported again since"
+
+    def prune(self) -> list[StoredEngine]:
+        """Remove engines that are damaged or outdated, and what killed builds have left; returns what went."""
+        gone = [stored for stored in self.all() if self.outdated(stored) or self.damage(stored)]
+        for stored in gone:
+            for suffix in (_SIDECAR, _PLAN, ".lock"):
+                remove(stored.plan.with_suffix(suffix))
+        for leftover in self.root.glob("*/.*.tmp*") if self.root.is_dir() else ():
+            remove(leftover)
+        for folder in list(self.root.glob("*")) if self.root.is_dir() else ():
+            with contextlib.suppress(OSError):  # not empty
+                folder.rmdir()
+        return gone
+
+    def _read(self, path: Path) -> StoredEngine | None:
+        if not path.exists():
+            return None
+        sidecar = path.with_suffix(_SIDECAR)
+        try:
+            if sidecar.stat().st_size > MAX_SIDECAR_BYTES:
+                return StoredEngine(path, None, f"{sidecar.name} is not a sidecar, it is too large")
+            return StoredEngine(path, Sidecar.from_json(sidecar.read_text(encoding="utf-8"), sidecar.name), "")
+        except FileNotFoundError:
+            return StoredEngine(path, None, "it has no sidecar: a build was interrupted")
+        except (OSError, UnicodeDecodeError) as problem:
+            return StoredEngine(path, None, f"{sidecar.name} cannot be read ({problem})")
+        except UserError as problem:
+            return StoredEngine(path, None, str(problem))
+
+    def _nearest(self, key: EngineKey) -> str:
+        """What is there instead of an engine with this key."""
+        others = [s.sidecar.key for s in self.all() if s.sidecar and s.sidecar.key.graph == key.graph]
+        differences = [difference for other in others if (difference := key.difference(other))]
+        if differences:
+            return f"{self.bundle.root} has no engine for {key.graph} that fits: of one there, {differences[0]}"
+        return f"{self.bundle.root} has no engine for {key.graph}"
+
+    def _build_command(self, key: EngineKey) -> str:
+        targets = f" --target {','.join(key.targets)}" if key.backend == "tensorrt-rtx" else ""
+        return (
+            f"build it with `vexpress build {self.bundle.root} --backend {key.backend} --precision {key.precision}"
+            f"{targets}`"
+        )
+
+
+def graph_hash(bundle: Bundle, graph: str, precision: str) -> str:
+    """One SHA-256 for a graph and its weights. Raises UserError where the bundle does not have it."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for file in sorted(bundle.graph(graph, precision).files):
+        if not file.startswith("parity/"):
+            digest.update(f"{file} {bundle.manifest.files[file].sha256}\n".encode())
+    return digest.hexdigest()
