@@ -4,6 +4,7 @@ import ast
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -40,6 +41,7 @@ def tidy(model: ir.Model, *, symbols: Mapping[str, str]) -> None:
     rename_symbols(model, symbols)
     _optimise(model, parameters)
     simplify_reshapes(model)
+    separate_gates(model)
     _merge_constants(model, parameters)
     common.CommonSubexpressionEliminationPass()(model)
     common.RemoveUnusedNodesPass()(model)
@@ -76,6 +78,36 @@ def simplify_reshapes(model: ir.Model) -> None:
             node.attributes["allowzero"] = ir.AttrInt64("allowzero", 0)
 
 
+def separate_gates(model: ir.Model) -> None:
+    """Compute the two halves of a gated projection (GEGLU) by two products with halves of its weight.
+
+    Engines then take the activation and the product of the halves into the matrix products; cutting one product's
+    result in two is a copy of the widest tensor there is. Weights stay whole in the file: engines fold their halving.
+    """
+    for node in list(model.graph):
+        if node.op_type != "Split" or len(node.outputs) != 2:
+            continue
+        added = node.inputs[0].producer()
+        product = added.inputs[0].producer() if added is not None and added.op_type == "Add" else None
+        turned = product.inputs[1].producer() if product is not None and product.op_type == "MatMul" else None
+        if turned is None or turned.op_type != "Transpose":
+            continue
+        weights, biases = (
+            _node("Split", [whole], node, outputs=2, axis=0, num_outputs=2)
+            for whole in (turned.inputs[0], added.inputs[1])
+        )
+        new = [weights, biases]
+        for half, weight, bias in zip(node.outputs, weights.outputs, biases.outputs, strict=True):
+            transposed = _node("Transpose", [weight], node, perm=[1, 0])
+            multiplied = _node("MatMul", [product.inputs[0], transposed.outputs[0]], node)
+            finished = _node("Add", [multiplied.outputs[0], bias], node)
+            finished.outputs[0].shape, finished.outputs[0].type = half.shape, half.type
+            ir.convenience.replace_all_uses_with(half, finished.outputs[0])
+            new += [transposed, multiplied, finished]
+        model.graph.insert_before(node, new)
+        model.graph.remove(node, safe=True)
+
+
 def name_nodes(model: ir.Model) -> None:
     """Name each node by the module that it comes from and its operator: `down_blocks.0.resnets.1.conv1/Conv`.
 
@@ -100,6 +132,13 @@ def drop_traces(model: ir.Model) -> None:
         node.doc_string = None
     for value in _values(model.graph):
         value.metadata_props.clear()
+
+
+def _node(kind: str, inputs: list[ir.Value], origin: ir.Node, outputs: int = 1, **attributes: Any) -> ir.Node:
+    """A new node from the same module as `origin`."""
+    node = ir.node(kind, inputs, attributes, num_outputs=outputs)
+    node.metadata_props.update(origin.metadata_props)
+    return node
 
 
 def _optimise(model: ir.Model, parameters: Collection[str]) -> None:

@@ -49,8 +49,8 @@ def check_room(bundle: Bundle, precision: str, graphs: tuple[str, ...]) -> None:
     available = psutil.virtual_memory().available
     if needed > available:
         raise UserError(
-            f"building {precision} takes about {needed / 2**30:.1f} GiB of memory, {available / 2**30:.1f} GiB are free: close "
-            "other programs, or build on a larger machine and copy the bundle"
+            f"building {precision} takes {needed / 2**30:.1f} GiB of memory, {available / 2**30:.1f} GiB are free: "
+            "close other programs, or build on a larger machine and copy the bundle"
         )
     size, free = int(sum(weights) * _PLAN_PER_WEIGHT_BYTE), shutil.disk_usage(bundle.root).free
     if size > free:
