@@ -71,6 +71,17 @@ class Engine(ABC):
                 raise CancelledError(f"{self.spec.name} was cancelled") from problem
             raise
 
+    def prepare(self, **sizes: int) -> None:
+        """Do ahead what the first run with symbols of these sizes would have to do first, where the backend has such.
+
+        Raises ValueError when an input's shape does not follow from them.
+        """
+        self._require_open()
+        shapes = tuple(tuple(evaluate(d, sizes) for d in tensor.shape) for tensor in self.spec.inputs)
+        if any(None in shape for shape in shapes):
+            raise ValueError(f"{self.spec.name}: the sizes of {', '.join(sizes)} do not give the shapes of all inputs")
+        self._prepare(shapes)
+
     def output_shape(self, tensor: TensorSpec, sizes: dict[str, int]) -> tuple[int, ...] | None:
         """The shape of an output when the symbols have these sizes; None if it depends on something else."""
         shape = [evaluate(dimension, sizes) for dimension in tensor.shape]
@@ -110,6 +121,9 @@ class Engine(ABC):
     @abstractmethod
     def _release(self) -> None:
         """Drop everything that holds memory."""
+
+    def _prepare(self, shapes: tuple[tuple[int, ...], ...]) -> None:  # noqa: B027 - most backends have nothing to do
+        """Get ready for inputs of these shapes."""
 
     def _interrupt(self) -> None:  # noqa: B027 - most backends have no means
         """Make a run in progress on another thread end early, where the backend can."""

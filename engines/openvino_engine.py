@@ -54,6 +54,9 @@ class OpenVinoEngine(Engine):
         if not array.flags.writeable:
             self._bound[name] = array.copy()
 
+    def _prepare(self, shapes: Shapes) -> None:
+        self._request(shapes)
+
     def _execute(self, sizes: dict[str, int]) -> dict[str, np.ndarray]:
         request = self._request(tuple(self._bound[tensor.name].shape for tensor in self.spec.inputs))
         for tensor in self.spec.inputs:

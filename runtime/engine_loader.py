@@ -1,7 +1,11 @@
-"""Which engine runs a graph, loaded when a stage needs it and freed when that stage is done."""
+"""Which engine runs a graph, loaded when a stage needs it, or ahead of that, and freed when that stage is done."""
 
+import contextlib
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
 
 from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.engine import Engine, load_engine
@@ -13,7 +17,8 @@ class EngineLoader:
     """Engines of one bundle under one choice of backend, precision and dtype.
 
     A clip uses each graph in one stage only, so nothing is kept: weights and scratch memory of a stage are gone before
-    the next one starts.
+    the next one starts. What is loaded ahead with `prefetch` lies in memory beside the stages before it. Leaving the
+    context frees what was loaded ahead and never used.
     """
 
     def __init__(self, bundle: Bundle, choice: EngineChoice, watch: Stopwatch, *, threads: int | None = None) -> None:
@@ -22,20 +27,20 @@ class EngineLoader:
         self._watch = watch
         self._threads = threads
         self._in_use: set[Engine] = set()
+        self._ahead: dict[str, Future[Engine]] = {}
+        self._background = ThreadPoolExecutor(1, thread_name_prefix="load-engine")
         self._cancelled = False
+
+    def prefetch(self, graph: str, **sizes: int) -> None:
+        """Begin to load the engine of a graph on another thread, ready for inputs of these symbols' sizes."""
+        self._ahead[graph] = self._background.submit(self._load, graph, sizes)
 
     @contextmanager
     def use(self, graph: str) -> Iterator[Engine]:
         """The engine of a graph, for the length of a stage."""
         with self._watch.stage("load engines"):
-            engine = load_engine(
-                self.bundle,
-                graph,
-                backend=self.choice.backend,
-                precision=self.choice.precision,
-                threads=self._threads,
-                dtype=self.choice.dtype,
-            )
+            coming = self._ahead.pop(graph, None)
+            engine = self._load(graph, {}) if coming is None else coming.result()
         self._in_use.add(engine)
         try:
             if self._cancelled:  # while it was loading
@@ -50,3 +55,33 @@ class EngineLoader:
         self._cancelled = True
         for engine in tuple(self._in_use):
             engine.cancel()
+
+    def close(self) -> None:
+        """Free what was loaded ahead and not used; waits for a load in progress."""
+        for coming in self._ahead.values():
+            if not coming.cancel():
+                with contextlib.suppress(Exception):  # whoever needed the engine would have been told
+                    coming.result().close()
+        self._ahead.clear()
+        self._background.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _load(self, graph: str, sizes: dict[str, int]) -> Engine:
+        engine = load_engine(
+            self.bundle,
+            graph,
+            backend=self.choice.backend,
+            precision=self.choice.precision,
+            threads=self._threads,
+            dtype=self.choice.dtype,
+        )
+        if sizes:
+            engine.prepare(**sizes)
+        return engine

@@ -39,6 +39,7 @@ from vexpress_trt.runtime.workspace import Workspace
 
 log = logging.getLogger("vexpress")
 FEATURE_BUDGET = 256 << 20  # bytes of key-point features remembered; none with save_gpu_memory
+ROOMY = 0.4  # of the free memory: a clip that needs less may have its denoiser loaded beside the reference net
 
 IMAGES_AHEAD, FRAMES_AHEAD = 4, 8  # decoded and finished frames that may wait; uint8 is a quarter of float32
 
@@ -88,8 +89,8 @@ class Generation:
     def __iter__(self) -> Iterator[Frame]:
         request, clip = self.request, self.clip
         dump = TensorDump(request.dump_tensors, clip.length, clip.fps)
-        engines = EngineLoader(self._bundle, self._choice, self.watch, threads=request.threads)
         with (
+            EngineLoader(self._bundle, self._choice, self.watch, threads=request.threads) as engines,
             Workspace(on_disk=request.save_gpu_memory) as workspace,
             Pipeline(cancel=engines.cancel) as pipeline,
         ):
@@ -145,12 +146,16 @@ class Generation:
         self, engines: EngineLoader, workspace: Workspace, dump: TensorDump
     ) -> Iterator[tuple[int, np.ndarray]]:
         """(frame, final latent [4, h, w]) in frame order, each as soon as it is final."""
+        if self._roomy:
+            size = {"h": self.clip.height // self._factor, "w": self.clip.width // self._factor}
+            window = {"B": self.request.window_batch, "F": self.clip.plan.window}
+            engines.prefetch(self._denoiser_graphs[0], **window, **size)
         keys_values = self._portrait(engines)
         speech = self._speech(engines, workspace)
         request, clip, model = self.request, self.clip, self._bundle.manifest.model
         steps, plan = request.num_inference_steps, clip.plan
         scheduler = make_scheduler(self._bundle.manifest.scheduler, steps, request.solver)
-        shape = (model.latent_channels, clip.height // model.vae_scale_factor, clip.width // model.vae_scale_factor)
+        shape = (model.latent_channels, clip.height // self._factor, clip.width // self._factor)
         if request.upstream:
             noise = workspace.keep(
                 upstream_noise(request.seed, model.audio_encoder_layers, plan.frames, shape)
@@ -166,7 +171,7 @@ class Generation:
             live_windows=self._live_windows,
         )
         budget = 0 if request.save_gpu_memory else FEATURE_BUDGET
-        graphs = ["denoiser_guided" if request.guided(step) else "denoiser_single" for step in range(steps)]
+        graphs = self._denoiser_graphs
         with ExitStack() as stack:
             guider = stack.enter_context(engines.use("kps_guider"))
             denoisers = {graph: stack.enter_context(engines.use(graph)) for graph in dict.fromkeys(graphs)}
@@ -199,6 +204,17 @@ class Generation:
                         yield frame, dump.latent(latent)
 
     @property
+    def _factor(self) -> int:
+        """Pixels per latent pixel."""
+        return self._bundle.manifest.model.vae_scale_factor
+
+    @property
+    def _denoiser_graphs(self) -> list[str]:
+        """The graph of every step."""
+        request = self.request
+        return [f"denoiser_{'guided' if request.guided(s) else 'single'}" for s in range(request.num_inference_steps)]
+
+    @property
     def _live_windows(self) -> int:
         return live_windows(self.clip.plan, self.request.num_inference_steps, self.request.window_batch)
 
@@ -213,18 +229,20 @@ class Generation:
         return self._bundle.manifest.model.audio_sample_rate / prod(strides)
 
     def _advise_cost(self) -> None:
-        """Log when memory will be short or the run long."""
-        request, clip, model, choice = self.request, self.clip, self._bundle.manifest.model, self._choice
+        """Log when memory will be short or the run long; decide whether engines may be loaded ahead."""
+        request, clip, choice = self.request, self.clip, self._choice
         size = {
             "frames": clip.plan.window,
             "halves": 2 if request.guidance_scale > 1.0 else 1,
-            "latent_pixels": clip.width * clip.height // model.vae_scale_factor**2,
+            "latent_pixels": clip.width * clip.height // self._factor**2,
         }
         needed = estimate_bytes(self._bundle, choice.precision, save_gpu_memory=request.save_gpu_memory, **size)
+        available = psutil.virtual_memory().available
+        self._roomy = not request.save_gpu_memory and needed < ROOMY * available
         calls = {"windows": clip.plan.windows, "steps": request.num_inference_steps}
         seconds = estimate_seconds(self._bundle, choice.precision, choice.dtype, **calls, **size)
         lines = (
-            advice.short_memory(needed, psutil.virtual_memory().available, save_gpu_memory=request.save_gpu_memory),
+            advice.short_memory(needed, available, save_gpu_memory=request.save_gpu_memory),
             advice.long_run(seconds),
         )
         for line in filter(None, lines):

@@ -189,6 +189,7 @@ def test_only_graphs_that_work_together_are_in_memory_together(
         return engine
 
     monkeypatch.setattr(engine_loader_module, "load_engine", load)
+    monkeypatch.setattr(generation_module, "ROOMY", 0.0)
     _frames(replace(request_of, save_gpu_memory=save_gpu_memory))
     loop = {"kps_guider", "denoiser_guided"}
     most = max(together, key=len)

@@ -65,10 +65,10 @@ def test_other_schedules_are_errors() -> None:
         Scheduler(SchedulerConfig(beta_schedule="linear"), 5)
 
 
-def _solved(solver: str, steps: int, deviation: float = 0.4, start: float = 1.3) -> float:
-    """What a solver makes of one number of noise when the images are normal with this deviation around 0.2.
+def _error(solver: str, steps: int, deviation: float = 1.0, start: float = 1.3) -> float:
+    """How far from the exact path's end a solver ends when the images are normal with this deviation around 0.2.
 
-    The best prediction is known then, and so is where the exact path ends: at mean + deviation * start.
+    The best prediction is known then, and so is where the path from noise `start` ends: at mean + deviation * start.
     """
     scheduler = make_scheduler(CONFIG, steps, solver)
     x, original = start, 0.0
@@ -78,18 +78,17 @@ def _solved(solver: str, steps: int, deviation: float = 0.4, start: float = 1.3)
         expected = 0.2 + signal * deviation**2 * (x - signal * 0.2) / (signal**2 * deviation**2 + noise**2)
         v = (signal * x - expected) / noise
         x, original = weights.sample * x + weights.prediction * v + weights.history * original, expected
-    return float(x)
+    return abs(float(x) - (0.2 + deviation * start))
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_solvers_end_where_the_exact_path_ends(solver: str) -> None:
-    assert _solved(solver, 500) == pytest.approx(0.2 + 0.4 * 1.3, abs=5e-3)
+    assert _error(solver, 500) < 1e-2
 
 
 def test_the_second_order_gets_there_in_fewer_steps() -> None:
-    exact = 0.2 + 0.4 * 1.3
     for steps in (8, 10, 15, 25):
-        assert abs(_solved("dpmpp_2m", steps) - exact) < 0.6 * abs(_solved("ddim", steps) - exact)
+        assert _error("dpmpp_2m", steps) < 0.6 * _error("ddim", steps)
 
 
 def test_one_and_two_steps_have_nothing_to_look_back_to() -> None:
@@ -102,7 +101,7 @@ def test_one_and_two_steps_have_nothing_to_look_back_to() -> None:
 
 @pytest.mark.parametrize("steps", [5, 10, 25])
 def test_the_second_order_is_the_librarys(steps: int) -> None:
-    """diffusers' DPMSolverMultistepScheduler, from the second step on: it starts from almost infinite noise."""
+    """diffusers' DPMSolverMultistepScheduler, but that it starts from large in place of infinite noise."""
     torch = pytest.importorskip("torch")
     from diffusers import DPMSolverMultistepScheduler
 
@@ -121,4 +120,4 @@ def test_the_second_order_is_the_librarys(steps: int) -> None:
         theirs = library.step(torch.from_numpy(v), timestep, torch.from_numpy(theirs)).prev_sample.numpy()
         stepped = weights.sample * ours + weights.prediction * v + weights.history * original
         ours, original = stepped, weights.signal * ours - weights.noise * v
-        np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=2e-3)
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-2)
