@@ -99,7 +99,7 @@ def test_one_and_two_steps_have_nothing_to_look_back_to() -> None:
         assert weights[-1].prediction == -weights[-1].noise
 
 
-@pytest.mark.parametrize("steps", [5, 10, 25])
+@pytest.mark.parametrize("steps", [10, 25])
 def test_the_second_order_is_the_librarys(steps: int) -> None:
     """diffusers' DPMSolverMultistepScheduler, but that it starts from large in place of infinite noise."""
     torch = pytest.importorskip("torch")
