@@ -85,7 +85,9 @@ def separate_gates(model: ir.Model) -> None:
     result in two is a copy of the widest tensor there is. Weights stay whole in the file: engines fold their halving.
     """
     for node in list(model.graph):
-        if node.op_type != "Split" or len(node.outputs) != 2:
+        if node.op_type != "Split" or len(node.outputs) != 2 or node.inputs[0].shape is None:
+            continue
+        if node.attributes["axis"].as_int() not in (-1, len(node.inputs[0].shape) - 1):
             continue
         added = node.inputs[0].producer()
         product = added.inputs[0].producer() if added is not None and added.op_type == "Add" else None

@@ -3,8 +3,10 @@
 import numpy as np
 import onnx_ir as ir
 import pytest
+from onnx.reference import ReferenceEvaluator
+from onnx_ir.passes import common
 
-from vexpress_trt.export.graph_passes import name_nodes, rename_symbols, simplify_reshapes, tidy
+from vexpress_trt.export.graph_passes import name_nodes, rename_symbols, separate_gates, simplify_reshapes, tidy
 
 
 def value(name: str, *shape: int | str, dtype: ir.DataType = ir.DataType.FLOAT) -> ir.Value:
@@ -96,3 +98,44 @@ def test_a_parameter_is_not_folded_into_its_transpose() -> None:
     tidy(model, symbols={})
     np.testing.assert_array_equal(model.graph.initializers["linear.weight"].const_value.numpy(), weight.const_value)
     assert [node.op_type for node in model.graph] == ["Transpose", "MatMul"]
+
+
+def gated(axis: int = -1, outputs: int = 2) -> ir.Model:
+    """value * gate of one projection, cut into parts."""
+    random = np.random.default_rng(0)
+    x = value("x", "N", 3)
+    weight = parameter("proj.weight", random.normal(size=(8, 3)).astype(np.float32))
+    bias = parameter("proj.bias", random.normal(size=8).astype(np.float32))
+    transposed = ir.node("Transpose", [weight], {"perm": [1, 0]})
+    product = ir.node("MatMul", [x, transposed.outputs[0]])
+    added = ir.node("Add", [product.outputs[0], bias], outputs=[value("added", "N", 8)])
+    cut = ir.node("Split", [added.outputs[0]], {"axis": axis, "num_outputs": outputs}, num_outputs=outputs)
+    for output in cut.outputs:
+        output.shape, output.type = ir.Shape(["N", 8 // outputs]), ir.TensorType(ir.DataType.FLOAT)
+    gate = ir.node("Sigmoid", [cut.outputs[1]])
+    last = ir.node("Mul", [cut.outputs[0], gate.outputs[0]], outputs=[value("y", "N", 8 // outputs)])
+    return graph_of([x], [transposed, product, added, cut, gate, last], [weight, bias])
+
+
+def run(model: ir.Model, x: np.ndarray) -> np.ndarray:
+    return ReferenceEvaluator(ir.to_proto(model)).run(None, {"x": x})[0]
+
+
+def test_the_halves_of_a_gated_projection_are_computed_apart() -> None:
+    x = np.random.default_rng(1).normal(size=(5, 3)).astype(np.float32)
+    whole, apart = gated(), gated()
+    separate_gates(apart)
+    common.RemoveUnusedNodesPass()(apart)
+    common.NameFixPass()(apart)
+    kinds = [node.op_type for node in apart.graph]
+    assert kinds.count("MatMul") == 2
+    assert set(apart.graph.initializers) == {"proj.weight", "proj.bias"}
+    assert all(node.inputs[0].name.startswith("proj.") for node in apart.graph if node.op_type == "Split")
+    np.testing.assert_allclose(run(apart, x), run(whole, x), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("axis", "outputs"), [(0, 2), (1, 4)])
+def test_other_splits_stay_as_they_are(axis: int, outputs: int) -> None:
+    model = gated(axis, outputs)
+    separate_gates(model)
+    assert [node.op_type for node in model.graph].count("MatMul") == 1
