@@ -1,6 +1,7 @@
 """OpenVINO's CPU plugin: the fast choice on x86, in bf16 where the processor multiplies that (AMX, AVX-512)."""
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -108,6 +109,9 @@ def _infer(request: Any) -> None:
 
 @functools.cache
 def _core() -> Any:
+    # oneDNN remembers what it compiled for every shape for the life of the process, megabytes for each: a service or a
+    # long clip would grow. Engines keep their own for as long as they live, so nothing is compiled twice for it.
+    os.environ.setdefault("DNNL_PRIMITIVE_CACHE_CAPACITY", "0")
     import openvino
 
     return openvino.Core()

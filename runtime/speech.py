@@ -81,6 +81,8 @@ class Speech:
         self._context = round(CONTEXT_SECONDS * rate / self._geometry.step)
         undivided = whole or len(waveform) <= WHOLE_SECONDS * rate
         self._part_frames = frames if undivided else max(1, round(PART_SECONDS * fps))
+        parts = (self._features.states(at, at + self._part_frames) for at in range(0, frames, self._part_frames))
+        self._part_states = max(last - first for first, last in parts) + 2 * self._context
         self._kept = 2 + live_frames // self._part_frames
         self._parts: OrderedDict[int, np.ndarray] = OrderedDict()
         with watch.stage("speech"):
@@ -110,12 +112,14 @@ class Speech:
     def _encode(self, number: int) -> np.ndarray:
         start = number * self._part_frames
         stop = min(start + self._part_frames, self._frames)
-        if stop - start == self._frames:
-            first, last = 0, self._states
-        else:
-            first, last = self._features.states(start, stop)
-            # Frames that only fill the last window may lie behind the sound: they see no state, so any will do.
-            first, last = max(0, first - self._context), min(self._states, max(last, 1) + self._context)
+        first, last = 0, self._states
+        if stop - start < self._frames:
+            # As many states for every part, so that all have one shape. Frames that only fill the last window may lie
+            # behind the sound: they see no state, so any will do.
+            seen, end = self._features.states(start, stop)
+            first = min((seen if end else self._states) - self._context, self._states - self._part_states)
+            first = max(0, first)
+            last = min(self._states, first + self._part_states)
         begin, end = self._geometry.samples(first, last)
         samples = self._statistics.normalised(self._waveform.read(begin, end))
         hidden = encode_audio(self._engines, samples, self._statistics)
