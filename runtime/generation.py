@@ -188,7 +188,14 @@ class Generation:
                 plan=plan,
                 scheduler=scheduler,
                 speech=speech,
-                features=KeypointFeatures(guider, clip.points, clip.width, clip.height, budget),
+                features=KeypointFeatures(
+                    guider,
+                    clip.points,
+                    clip.width,
+                    clip.height,
+                    live_frames=clip.plan.live_frames(self._live_windows),
+                    budget=budget,
+                ),
                 latent_size=shape[1:],
                 window_batch=request.window_batch,
             )

@@ -68,15 +68,20 @@ def project_audio(
 class KeypointFeatures:
     """The guider's feature of each frame, drawn and computed when a window needs it.
 
-    Neighbouring windows and all steps share frames, so features are remembered in up to `budget` bytes, allocated once;
-    beyond that they are computed again, which costs under 1 % of a denoiser call at full size.
+    Neighbouring windows and all steps share frames, so features of the frames in use are remembered, in up to `budget`
+    bytes that are allocated once; beyond that they are computed again, which costs under 1 % of a denoiser call at full
+    size.
     """
 
-    def __init__(self, guider: Engine, points: np.ndarray, width: int, height: int, budget: int) -> None:
-        """`points`: float [L, 3, 2] in output pixels, the frames' key points."""
+    def __init__(
+        self, guider: Engine, points: np.ndarray, width: int, height: int, *, live_frames: int, budget: int
+    ) -> None:
+        """`points`: float [L, 3, 2] in output pixels, the frames' key points; up to `live_frames` neighbouring ones are
+        in use at a time."""
         self._guider = guider
         self._points = points
         self._size = (width, height)
+        self._live_frames = live_frames
         self._budget = budget
         self._rgb = np.empty((CHUNK, 3, height, width), np.float32)
         self._memory: np.ndarray | None = None  # [slots, C0, h, w]
@@ -110,7 +115,7 @@ class KeypointFeatures:
 
     def _remember(self, frame: int, feature: np.ndarray) -> None:
         if self._memory is None:
-            slots = min(self._budget // feature.nbytes, len(self._points))
+            slots = min(self._budget // feature.nbytes, self._live_frames)
             self._memory = np.empty((slots, *feature.shape), feature.dtype)
         if not len(self._memory):
             return

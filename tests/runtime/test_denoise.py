@@ -78,7 +78,9 @@ def _loop(batch: int = 1, channels: int = 2, size: int = 4, budget: int = 1 << 3
         plan=PLAN,
         scheduler=scheduler,
         speech=SimpleNamespace(window=tokens),
-        features=KeypointFeatures(guider, points, 8 * size, 8 * size, budget),
+        features=KeypointFeatures(
+            guider, points, 8 * size, 8 * size, live_frames=PLAN.live_frames(live), budget=budget
+        ),
         latent_size=(size, size),
         window_batch=batch,
     )
