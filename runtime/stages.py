@@ -1,6 +1,5 @@
 """The stages around the denoising loop, each one graph: portrait, speech, key points, decoder."""
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 
@@ -84,16 +83,16 @@ class KeypointFeatures:
         self._live_frames = live_frames
         self._budget = budget
         self._rgb = np.empty((CHUNK, 3, height, width), np.float32)
-        self._memory: np.ndarray | None = None  # [slots, C0, h, w]
-        self._slots: OrderedDict[int, int] = OrderedDict()  # {frame: slot}, the one used longest ago first
+        self._memory: np.ndarray | None = None  # [slots, C0, h, w]; frame f lies in slot f modulo their number
+        self._held: list[int] = []  # which frame is in each slot
 
     def window(self, start: int, out: np.ndarray) -> None:
         """Write the features of frames start to start + F - 1 to `out` [F, C0, h, w]."""
         missing = []
         for row, frame in enumerate(range(start, start + len(out))):
-            if frame in self._slots:
-                self._slots.move_to_end(frame)
-                out[row] = self._memory[self._slots[frame]]
+            slot = frame % len(self._held) if self._held else 0
+            if self._held and self._held[slot] == frame:
+                out[row] = self._memory[slot]
             else:
                 missing.append(row)
         for first in range(0, len(missing), CHUNK):
@@ -116,12 +115,10 @@ class KeypointFeatures:
     def _remember(self, frame: int, feature: np.ndarray) -> None:
         if self._memory is None:
             slots = min(self._budget // feature.nbytes, self._live_frames)
-            self._memory = np.empty((slots, *feature.shape), feature.dtype)
-        if not len(self._memory):
-            return
-        full = len(self._slots) == len(self._memory)
-        self._slots[frame] = self._slots.popitem(last=False)[1] if full else len(self._slots)
-        self._memory[self._slots[frame]] = feature
+            self._memory, self._held = np.empty((slots, *feature.shape), feature.dtype), [-1] * slots
+        if self._held:
+            slot = frame % len(self._held)
+            self._memory[slot], self._held[slot] = feature, frame
 
 
 def decode(engines: EngineLoader, latents: Iterable[tuple[int, np.ndarray]], watch: Stopwatch) -> Iterator[np.ndarray]:
