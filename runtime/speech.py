@@ -15,7 +15,7 @@ from vexpress_trt.runtime.summary import Stopwatch
 from vexpress_trt.runtime.waveform import Waveform, WaveformStatistics
 
 WHOLE_SECONDS = 60.0  # a clip up to this long is encoded as a whole, as the original does
-PART_SECONDS = 20.0
+PART_SECONDS = 10.0
 CONTEXT_SECONDS = 5.0  # of sound on each side that a part's encoding attends to besides its own
 
 
@@ -47,7 +47,7 @@ class AudioGeometry:
 class Speech:
     """The tokens of any frames of a clip.
 
-    A clip of up to a minute is one part: every hidden state attends to all others. Of a longer one, parts of twenty
+    A clip of up to a minute is one part: every hidden state attends to all others. Of a longer one, parts of ten
     seconds are encoded with some seconds of sound around them, and dropped when others are needed. What the encoder
     normalises over the whole clip it is given as such, so parts differ from the whole only by what attention beyond
     those seconds would add. The first part is encoded at once, before other engines take memory.
