@@ -242,7 +242,7 @@ def test_a_folder_with_something_in_it_is_not_touched(tmp_path):
 
 
 def test_an_unknown_size_and_a_small_disk_are_refused(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match="no random model 'huge'; choose from tiny, mid, full"):
+    with pytest.raises(UserError, match="no random model 'huge'; choose from tiny, mid, half, full"):
         write_random_checkpoints(tmp_path / "x", "huge")
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=10**9))
