@@ -47,8 +47,8 @@ def write_random_checkpoints(folder: Path, size: str | RandomModel = "tiny", see
     """Write a complete checkpoints folder with random weights and return its sizes.
 
     `size` is "tiny", "mid", "half", "full" (official sizes: 5.3 GB) or any `RandomModel`. The weights depend on `seed`
-    and the tensors' names only. Every path of the networks contributes, activations stay far from FP16's limits over many
-    steps, and decoded frames are coloured noise around medium grey. V-Express's own files are float16 `.bin`,
+    and the tensors' names only. Every path of the networks contributes, activations stay far from FP16's limits over
+    many steps, and decoded frames are coloured noise around medium grey. V-Express's own files are float16 `.bin`,
     autoencoder and audio encoder float32 `.safetensors`. One file is in memory at a time. The folder appears when it
     is complete.
 
