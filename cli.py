@@ -17,6 +17,7 @@ from typing import Any
 
 from vexpress_trt.bench.command import add_commands as add_bench_commands
 from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.trt.command import add_commands as add_engine_commands
 from vexpress_trt.export.hub_sources import PART_NAMES
 from vexpress_trt.runtime.request import BACKENDS, GenerationRequest
 
@@ -177,6 +178,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--plain", action="store_true", help="without the exact savings: a baseline to compare with")
     command.add_argument("--force", action="store_true", help="replace an existing bundle")
     command.add_argument("--report", type=Path, metavar="JSON", help="write time, peak memory and sizes here")
+
+    add_engine_commands(lambda *about: _command(commands, *about))
 
     command = _command(
         commands, "verify", _verify, "check a bundle's graphs on a backend against the exported networks"

@@ -1,0 +1,119 @@
+"""`vexpress build` and `vexpress engines`: flags, and one call each. Nothing heavy is imported before they run."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vexpress_trt.engines.errors import UserError
+
+BACKENDS = ("tensorrt", "tensorrt-rtx")
+AddCommand = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
+
+
+def add_commands(add: AddCommand) -> None:
+    """Add both commands; `add(name, run, summary)` makes the parser of one."""
+    parser = add("build", _build, "engines for a bundle's graphs, once per GPU (TensorRT or TensorRT-RTX)")
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE")
+    parser.add_argument("--backend", choices=BACKENDS, default="tensorrt-rtx", help="what builds and will run them")
+    parser.add_argument("--precision", choices=("fp32", "fp16", "bf16"), help="default: the bundle's fastest")
+    parser.add_argument("--target", type=_targets, metavar="SM,SM", help="build ahead of time for sm89,sm120, ...")
+    parser.add_argument("--gpu_id", type=int, default=0, help="the GPU to build for")
+    parser.add_argument("--graphs", nargs="+", metavar="GRAPH", help="only these")
+    parser.add_argument("--profile", choices=("static", "dynamic"), default="static", help="one size, or a range")
+    parser.add_argument("--image_width", type=int, help="default: the bundle's")
+    parser.add_argument("--image_height", type=int, help="default: the bundle's")
+    parser.add_argument("--context_frames", type=int, help="frames per window (default: the bundle's)")
+    parser.add_argument("--window_batch", type=int, default=1, help="windows per call")
+    parser.add_argument("--workspace", type=_gibibytes, default=8 << 30, metavar="GIB", help="scratch (default 8)")
+    parser.add_argument("--optimization_level", type=int, choices=range(6), help="default: the builder's")
+    parser.add_argument("--version_compatible", action="store_true", help="for later TensorRT versions as well")
+    parser.add_argument("--hardware_compatible", action="store_true", help="for all GPUs from Ampere on")
+    parser.add_argument("--force", action="store_true", help="build again what is there")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+
+    parser = add("engines", _engines, "what is built in a bundle: list it, verify its bytes, prune what cannot be used")
+    parser.add_argument("action", choices=("list", "verify", "prune"))
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE")
+    parser.add_argument("--json", action="store_true", help="print as JSON")
+
+
+def _build(args: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from vexpress_trt.engines.trt.build import BuildSettings, build_engines
+    from vexpress_trt.engines.trt.builder import BuildOptions
+    from vexpress_trt.engines.trt.profile import ProfileSettings
+
+    if args.window_batch < 1:
+        raise UserError(f"--window_batch {args.window_batch}: must be at least 1.")
+    settings = BuildSettings(
+        args.bundle,
+        backend=args.backend,
+        precision=args.precision,
+        graphs=tuple(args.graphs) if args.graphs else None,
+        gpu_id=args.gpu_id,
+        profile=ProfileSettings(
+            args.profile, args.image_width, args.image_height, args.context_frames, args.window_batch
+        ),
+        options=BuildOptions(
+            args.target or (),
+            args.workspace,
+            args.optimization_level,
+            args.version_compatible,
+            args.hardware_compatible,
+        ),
+        force=args.force,
+    )
+    report = build_engines(settings, _Progress(quiet=args.quiet))
+    print(json.dumps(asdict(report), indent=2) if args.json else report.as_text())
+    return 0
+
+
+def _engines(args: argparse.Namespace) -> int:
+    from vexpress_trt.engines.trt.inventory import format_engines, list_engines, prune_engines
+
+    if args.action == "prune":
+        rows, none = prune_engines(args.bundle), "nothing to prune"
+    else:
+        rows, none = list_engines(args.bundle, verify=args.action == "verify"), f"{args.bundle} has no engines"
+    print(json.dumps([row.as_dict() for row in rows], indent=2) if args.json else format_engines(rows, none))
+    return 1 if args.action == "verify" and any(row.problem for row in rows) else 0
+
+
+class _Progress:
+    """One line on stderr that says which graph is in which phase; on a terminal it is rewritten in place."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._graph = ""
+
+    def __call__(self, event: Any) -> None:
+        if self._quiet:
+            return
+        line = f"{event.number}/{event.count} {event.graph}"
+        if sys.stderr.isatty():
+            print(f"\r\033[K{line}: {event.phase} {event.share:.0%}", end="", file=sys.stderr, flush=True)
+        elif event.graph != self._graph:
+            print(line, file=sys.stderr)
+        self._graph = event.graph
+
+
+def _targets(text: str) -> tuple[str, ...]:
+    chosen = tuple(dict.fromkeys(part.strip().lower().replace("_", "") for part in text.split(",") if part.strip()))
+    if not chosen or not all(part.startswith("sm") and part[2:].isdecimal() for part in chosen):
+        raise argparse.ArgumentTypeError(f"{text!r}: compute capabilities such as sm89,sm120")
+    return chosen
+
+
+def _gibibytes(text: str) -> int:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.0625 <= value <= 1024:
+        raise argparse.ArgumentTypeError(f"{text!r}: a number of GiB from 0.0625 to 1024")
+    return int(value * 2**30)

@@ -1,0 +1,146 @@
+"""Engines on disk: found by key, refused with the field that differs, whole or absent, built once."""
+
+import json
+import multiprocessing
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from vexpress_trt import cli
+from vexpress_trt.engines.bundle import Bundle
+from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.trt.key import EngineKey, Sidecar
+from vexpress_trt.engines.trt.store import EngineStore, graph_hash
+
+PLAN = bytes(range(256)) * 8
+
+
+@pytest.fixture
+def store(bundle: Bundle) -> EngineStore:
+    return EngineStore(bundle)
+
+
+@pytest.fixture
+def key(bundle: Bundle) -> EngineKey:
+    onnx = graph_hash(bundle, "vae_decoder", "fp32")
+    return EngineKey("tensorrt-rtx", "1.7", 13, ("sm89", "sm120"), "vae_decoder", "fp32", "N8_h8_w8", (), onnx)
+
+
+def test_what_was_put_is_found(store: EngineStore, key: EngineKey) -> None:
+    path = store.put(key, PLAN, {"seconds": 1.0})
+    assert store.find(key) == path == store.plan_path(key)
+    assert path.read_bytes() == PLAN
+    assert [stored.sidecar.key for stored in store.all()] == [key]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"version": "1.8"}, "version is 1.7, not 1.8"),
+        ({"targets": ("sm86",)}, "targets is sm89, sm120, not sm86"),
+        ({"profile": "N1_h8_w8"}, "profile is N8_h8_w8, not N1_h8_w8"),
+        ({"onnx": "0" * 64}, "onnx is .*, not 0000"),
+        ({"options": ("version_compatible",)}, "options is none, not version_compatible"),
+        ({"cuda_major": 12}, "cuda_major is 13, not 12"),
+    ],
+)
+def test_another_engine_is_refused_with_the_field_that_differs_and_the_command(
+    store: EngineStore, key: EngineKey, change: dict, said: str
+) -> None:
+    store.put(key, PLAN, {})
+    with pytest.raises(UserError, match=said) as refusal:
+        store.find(replace(key, **change))
+    assert f"vexpress build {store.bundle.root} --backend tensorrt-rtx --precision fp32" in str(refusal.value)
+
+
+def test_without_any_engine_the_command_is_named(store: EngineStore, key: EngineKey) -> None:
+    with pytest.raises(UserError, match="has no engine for vae_decoder: build it with .*--target sm89,sm120"):
+        store.find(key)
+
+
+@pytest.mark.parametrize(
+    "damage", ["flipped", "cut", "gone sidecar", "flipped sidecar", "foreign sidecar", "huge sidecar"]
+)
+def test_damage_is_named_and_never_found(store: EngineStore, key: EngineKey, damage: str) -> None:
+    path = store.put(key, PLAN, {})
+    sidecar = path.with_suffix(".json")
+    if damage == "flipped":
+        path.write_bytes(PLAN[:100] + bytes([PLAN[100] ^ 1]) + PLAN[101:])
+    elif damage == "cut":
+        path.write_bytes(PLAN[:-1])
+    elif damage == "gone sidecar":
+        sidecar.unlink()
+    elif damage == "flipped sidecar":
+        sidecar.write_text(sidecar.read_text().replace("{", "[", 1))
+    elif damage == "foreign sidecar":
+        sidecar.write_text(json.dumps({"sidecar_version": 99}))
+    else:
+        sidecar.write_text(" " * (2 << 20))
+    with pytest.raises(UserError, match="vae_decoder"):
+        store.find(key)
+    assert not store.has(key)
+
+
+def test_any_flipped_bit_of_a_sidecar_is_noticed_or_harmless(store: EngineStore, key: EngineKey) -> None:
+    sidecar = store.put(key, PLAN, {"note": "x"}).with_suffix(".json")
+    content = sidecar.read_bytes()
+    for position in range(0, len(content), 7):
+        sidecar.write_bytes(content[:position] + bytes([content[position] ^ 4]) + content[position + 1 :])
+        try:
+            store.find(key)
+        except UserError:
+            continue
+        assert Sidecar.from_json(sidecar.read_text(), "x").key == key
+
+
+def test_prune_removes_what_cannot_be_used_and_nothing_else(
+    store: EngineStore, key: EngineKey, capsys: pytest.CaptureFixture
+) -> None:
+    good = store.put(key, PLAN, {})
+    old = store.put(replace(key, version="1.6", onnx="1" * 64), PLAN, {})
+    damaged = store.put(replace(key, version="1.5"), PLAN, {})
+    damaged.write_bytes(b"")
+    (good.parent / ".half.1234.tmp.plan").write_bytes(b"half")
+    root = str(store.bundle.root)
+    assert cli.main(["engines", "verify", root]) == 1
+    out = capsys.readouterr().out
+    assert "exported again since" in out and "has 0 bytes" in out
+    assert cli.main(["engines", "prune", root]) == 0
+    assert good.exists() and not old.parent.exists() and not damaged.parent.exists()
+    assert sorted(path.suffix for path in good.parent.iterdir()) == [".json", ".plan"]
+    capsys.readouterr()
+    assert cli.main(["engines", "verify", root, "--json"]) == 0
+    assert [row["problem"] for row in json.loads(capsys.readouterr().out)] == [""]
+    assert cli.main(["engines", "prune", root]) == 0
+    assert "nothing to prune" in capsys.readouterr().out
+
+
+def _hold(root: Path, key: EngineKey, held, release) -> None:
+    with EngineStore(Bundle.open(root)).building(key):
+        held.set()
+        release.wait(30)
+
+
+def test_a_second_process_waits_for_the_first(store: EngineStore, key: EngineKey) -> None:
+    context = multiprocessing.get_context("spawn")
+    held, release = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(store.bundle.root, key, held, release))
+    other.start()
+    try:
+        assert held.wait(60)
+        with pytest.raises(UserError, match="another process is building"), store.building(key, patience=0.1):
+            pass
+        release.set()
+        with store.building(key, patience=30):
+            pass
+    finally:
+        release.set()
+        other.join()
+
+
+def test_another_precision_or_target_has_another_folder(make_bundle: Callable, key: EngineKey) -> None:
+    folders = {key.folder, replace(key, precision="fp16").folder, replace(key, targets=("sm89",)).folder}
+    assert len(folders) == 3
+    assert replace(key, graph="denoiser_guided", profile="x", onnx="2" * 64).folder == key.folder
