@@ -132,7 +132,7 @@ def check_bindings(trt: Any, network: Any, spec: GraphSpec) -> None:
         if names != [tensor.name for tensor in wanted]:
             raise UserError(f"{spec.path}: its {side} are {', '.join(names)}, unlike the manifest's: export again")
         for tensor, declared in zip(tensors, wanted, strict=True):
-            dtype = getattr(trt, _DTYPES[declared.dtype])
+            dtype = getattr(trt.DataType, _DTYPES[declared.dtype])
             shape = [-1 if evaluate(dimension, {}) is None else dimension for dimension in declared.shape]
             actual = [size if fixed != -1 else -1 for size, fixed in zip(tensor.shape, shape, strict=False)]
             if tensor.dtype != dtype or actual != shape:
