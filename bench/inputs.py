@@ -6,6 +6,7 @@ from zlib import crc32
 import numpy as np
 
 from vexpress_trt.engines.dims import evaluate
+from vexpress_trt.engines.dtypes import numpy_dtype
 from vexpress_trt.engines.manifest import GraphSpec, ModelConfig, TensorSpec
 
 TIMESTEP = 500.0
@@ -37,8 +38,5 @@ def _values(tensor: TensorSpec, sizes: Mapping[str, int], seed: int) -> np.ndarr
         return np.full(shape, TIMESTEP, np.float32)
     if tensor.name.endswith("_weight"):
         return np.ones(shape, np.float32)
-    import ml_dtypes
-
-    dtype = np.dtype(ml_dtypes.bfloat16) if tensor.dtype == "bfloat16" else np.dtype(tensor.dtype)
     random = np.random.default_rng([seed, crc32(tensor.name.encode())])
-    return random.standard_normal(shape, dtype=np.float32).astype(dtype)
+    return random.standard_normal(shape, dtype=np.float32).astype(numpy_dtype(tensor.dtype))

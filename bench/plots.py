@@ -49,9 +49,9 @@ def _figure(panels: int) -> Any:
 def _pareto(axes: Any, results: list[Result]) -> None:
     """Seconds per frame against PSNR to the original's FP32 frames; up and left is better."""
     points = [
-        (contender["seconds_per_frame"], contender["against_baseline"], _label(result, contender))
+        (each["seconds_per_frame"], each["against_baseline"], _named(_label(result, each), result, results))
         for result in results
-        for contender in result["contenders"]
+        for each in result["contenders"]
     ]
     known = [likeness["psnr_db"] for _, likeness, _ in points if likeness and likeness["psnr_db"] is not None]
     top = _BETTER_THAN_ALL * max(known, default=100.0)
@@ -66,7 +66,7 @@ def _pareto(axes: Any, results: list[Result]) -> None:
     axes.legend(fontsize=8)
     axes.set_xlabel("seconds per frame, whole job")
     axes.set_ylabel("PSNR to the FP32 baseline, dB\n(dotted: identical)")
-    axes.set_title(_title(results[0]))
+    axes.set_title(_title(results))
     axes.grid(alpha=0.3)
 
 
@@ -77,7 +77,7 @@ def _stage_bars(axes: Any, results: list[Result]) -> None:
     for result in results:
         seconds = _seconds_per_output_frame(result)
         names += [name for name in seconds if name not in names]
-        series.append((f"{result['backend']} {result['dtype']}", seconds))
+        series.append((_named(f"{result['backend']} {result['dtype']}", result, results), seconds))
     thickness = 0.8 / len(series)
     for place_in_group, (label, seconds) in enumerate(series):
         shift = (place_in_group - (len(series) - 1) / 2) * thickness
@@ -89,7 +89,7 @@ def _stage_bars(axes: Any, results: list[Result]) -> None:
     axes.invert_yaxis()
     axes.set_xlim(right=1.15 * max(max(seconds.values()) for _, seconds in series))
     axes.set_xlabel(f"seconds per output frame, {results[0]['num_inference_steps']} steps")
-    axes.set_title(_title(results[0]))
+    axes.set_title(_title(results))
     axes.legend(fontsize=8)
 
 
@@ -110,10 +110,19 @@ def _label(result: Result, contender: Result) -> str:
     return f"{name}{contender['backend']} {contender['dtype']}, {result['num_inference_steps']} steps"
 
 
-def _title(result: Result) -> str:
-    machine = result["machine"]
-    size = f"{result['image_width']}x{result['image_height']}"
-    return f"{result['bundle']}, {size}, {machine['cores']} cores of {machine['cpu']}"
+def _named(label: str, result: Result, results: list[Result]) -> str:
+    """The label, with the job's name before it where the results are of several."""
+    return label if len(set(map(_job, results))) == 1 else f"{_job(result)}: {label}"
+
+
+def _job(result: Result) -> str:
+    return f"{result['bundle']}, {result['image_width']}x{result['image_height']}"
+
+
+def _title(results: list[Result]) -> str:
+    machine, jobs = results[0]["machine"], set(map(_job, results))
+    where = f"{machine['cores']} cores of {machine['cpu']}"
+    return f"{jobs.pop()}, {where}" if len(jobs) == 1 else where
 
 
 _PANELS: dict[str, Callable[[Any, list[Result]], None]] = {"compare": _pareto, "stages": _stage_bars}

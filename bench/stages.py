@@ -16,13 +16,13 @@ from vexpress_trt.bench.roofline import Ceiling, Reached, measure_ceilings, reac
 from vexpress_trt.bench.stage_report import REAL_TIME_FPS, StageReport, StageTiming
 from vexpress_trt.bench.startup import FIELDS, measure_startup
 from vexpress_trt.engines.bundle import Bundle
+from vexpress_trt.engines.call_sizes import CHUNK
 from vexpress_trt.engines.cpu import usable_cores
 from vexpress_trt.engines.engine import Engine, load_engine
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.memory import peak_memory_mib, reset_peak
 from vexpress_trt.engines.selection import EngineChoice, choose_engines
 from vexpress_trt.runtime.median import median_clip
-from vexpress_trt.runtime.stages import CHUNK
 from vexpress_trt.runtime.windows import WindowPlan
 
 MEDIAN_FRAMES = 8

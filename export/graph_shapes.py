@@ -1,9 +1,9 @@
 """Shapes of a bundle's tensors as expressions of the sizes h, w (latent) and S (samples)."""
 
 from collections.abc import Iterator, Mapping
-from math import prod
 from typing import Any
 
+from vexpress_trt.engines.audio_geometry import AudioGeometry
 from vexpress_trt.export.nets.configs import Stage, UNetConfig
 
 Shape = tuple[int | str, ...]
@@ -43,13 +43,6 @@ def audio_rows(config: Mapping[str, Any]) -> str:
 
     Each convolution takes n to (n - kernel) // stride + 1; such floors combine into one.
     """
-    reach, step = reach_and_step(config)
-    difference = reach - step
-    return f"(S - {difference})//{step}" if difference >= 0 else f"(S + {-difference})//{step}"
-
-
-def reach_and_step(config: Mapping[str, Any]) -> tuple[int, int]:
-    """The samples that one row sees, and those from one row to the next."""
-    strides = config["conv_stride"]
-    reach = 1 + sum((kernel - 1) * prod(strides[:i]) for i, kernel in enumerate(config["conv_kernel"]))
-    return reach, prod(strides)
+    geometry = AudioGeometry.of(config)
+    difference = geometry.reach - geometry.step
+    return f"(S - {difference})//{geometry.step}" if difference >= 0 else f"(S + {-difference})//{geometry.step}"

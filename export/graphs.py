@@ -6,9 +6,10 @@ from typing import Any
 
 from torch import nn
 
+from vexpress_trt.engines.audio_geometry import AudioGeometry
 from vexpress_trt.engines.manifest import PRECISION_DTYPE, DType, GraphSpec, Precision, TensorSpec, is_reference_tensor
 from vexpress_trt.export.checkpoints import Checkpoints
-from vexpress_trt.export.graph_shapes import Shape, audio_rows, key_value_shapes, reach_and_step, tap_shapes
+from vexpress_trt.export.graph_shapes import Shape, audio_rows, key_value_shapes, tap_shapes
 from vexpress_trt.export.nets.audio_projection import AudioProjection
 from vexpress_trt.export.nets.configs import UNetConfig
 from vexpress_trt.export.nets.denoiser import Denoiser
@@ -182,12 +183,12 @@ def traced_ranges(checkpoints: Checkpoints) -> dict[str, tuple[int | None, int |
     upsampler of diffusers takes another, equivalent path for 64 images or more. The graphs run outside of these ranges
     all the same, except that no window is longer than the motion modules' position tables.
     """
-    reach, step = reach_and_step(checkpoints.wav2vec2_config)
+    audio = AudioGeometry.of(checkpoints.wav2vec2_config)
     deepest = len(checkpoints.networks.unet.block_out_channels) - 1
     return {
         "N": (None, 63),
         "F": (2, checkpoints.networks.motion.max_length),
-        "S": (reach + step, None),
+        "S": (audio.reach + audio.step, None),
         "h": (2**deepest + 1, None),
         "w": (2**deepest + 1, None),
     }
@@ -211,5 +212,5 @@ def sample_statistics(config: Mapping[str, Any]) -> tuple[Tensor, ...]:
     """The inputs of the audio encoder that describe the whole clip, see `AudioEncoder`; none where it needs none."""
     if config.get("feat_extract_norm", "group") != "group":
         return ()
-    kernel = config["conv_kernel"][0]
+    kernel = AudioGeometry.of(config).kernel
     return Tensor("window_mean", (kernel,)), Tensor("window_factor", (kernel, kernel))

@@ -68,9 +68,7 @@ def _advise(
         advice.doubtful_audio(measure(audio.waveform.read(0, MEASURED_SECONDS * SAMPLE_RATE))),
         advice.unusual_weights(request.reference_attention_weight, request.audio_attention_weight),
         advice.unusual_fps(request.fps),
-        advice.long_audio(
-            audio.duration, upstream=request.upstream, save_gpu_memory=request.save_gpu_memory
-        ),
+        advice.long_audio(audio.duration, upstream=request.upstream, save_gpu_memory=request.save_gpu_memory),
     ]
     if portrait.found is not None:
         lines.append(advice.placed_face(portrait.found, width, height))

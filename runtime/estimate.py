@@ -36,13 +36,21 @@ def estimate_seconds(
 
 
 def estimate_bytes(
-    bundle: Bundle, precision: str, *, frames: int, halves: int, latent_pixels: int, save_gpu_memory: bool
+    bundle: Bundle,
+    precision: str,
+    *,
+    frames: int,
+    halves: int,
+    latent_pixels: int,
+    save_gpu_memory: bool,
+    denoisers: int = 1,
 ) -> int:
-    """Peak memory of a clip, within a factor of about 1.5: that of its largest stage, the denoising loop.
+    """Peak memory of a clip, within a factor of about 1.5: that of its largest stage, the denoising loop, in which
+    `denoisers` engines are loaded.
 
     The decoder runs beside the loop unless `save_gpu_memory` has the latents spooled to disk first.
     """
-    weights = _graph_bytes(bundle, "denoiser_guided", precision)
+    weights = denoisers * _graph_bytes(bundle, "denoiser_guided", precision)
     if not save_gpu_memory:
         weights += _graph_bytes(bundle, "vae_decoder", precision)
     activations = 4 * _LIVE_ACTIVATIONS * halves * frames * latent_pixels * bundle.manifest.model.feature_channels

@@ -5,12 +5,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
-from math import prod
 from pathlib import Path
 
 import numpy as np
 import psutil
 
+from vexpress_trt.engines.audio_geometry import AudioGeometry
 from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.memory import peak_memory_mib
@@ -73,6 +73,7 @@ class Generation:
             )
             self._check_model()
             self.clip: Clip = prepare_clip(request, self._bundle.manifest.model)
+            self._check_speech()
             self._advise_cost()
         self._calls = self._calls_before_first = 0
         self._first_frame_after: float | None = None
@@ -123,12 +124,12 @@ class Generation:
         """The audio tokens of every frame."""
         clip, request = self.clip, self.request
         self._report(ProgressEvent("speech", 0))
-        pad = request.num_pad_audio_frames
+        pad, rate = request.num_pad_audio_frames, self._bundle.manifest.model.audio_sample_rate / self._hearing.step
 
         def features(states: int) -> AudioFeatures:
             if request.upstream:
                 return AudioFeatures.stretched(states, clip.length, pad)
-            return AudioFeatures.timed(states, clip.audio.duration, clip.fps, self._hidden_rate(), pad)
+            return AudioFeatures.timed(states, clip.audio.duration, clip.fps, rate, pad)
 
         return Speech(
             engines,
@@ -211,6 +212,10 @@ class Generation:
                         yield frame, dump.latent(latent)
 
     @property
+    def _hearing(self) -> AudioGeometry:
+        return AudioGeometry.of(self._bundle.manifest.networks["wav2vec2"])
+
+    @property
     def _factor(self) -> int:
         """Pixels per latent pixel."""
         return self._bundle.manifest.model.vae_scale_factor
@@ -230,20 +235,21 @@ class Generation:
         total = self.clip.plan.windows * steps
         self._report(ProgressEvent("denoise", self._calls, total, detail, final, self.clip.length))
 
-    def _hidden_rate(self) -> float:
-        """Hidden states of the audio encoder per second: its convolutions' strides divide the sample rate."""
-        strides = self._bundle.manifest.networks["wav2vec2"]["conv_stride"]
-        return self._bundle.manifest.model.audio_sample_rate / prod(strides)
-
     def _advise_cost(self) -> None:
         """Log when memory will be short or the run long; decide whether engines may be loaded ahead."""
         request, clip, choice = self.request, self.clip, self._choice
         size = {
             "frames": clip.plan.window,
-            "halves": 2 if request.guidance_scale > 1.0 else 1,
+            "halves": 2 if "denoiser_guided" in self._denoiser_graphs else 1,
             "latent_pixels": clip.width * clip.height // self._factor**2,
         }
-        needed = estimate_bytes(self._bundle, choice.precision, save_gpu_memory=request.save_gpu_memory, **size)
+        needed = estimate_bytes(
+            self._bundle,
+            choice.precision,
+            denoisers=len(set(self._denoiser_graphs)),
+            save_gpu_memory=request.save_gpu_memory,
+            **size,
+        )
         available = psutil.virtual_memory().available
         self._roomy = not request.save_gpu_memory and needed < ROOMY * available
         calls = {"windows": clip.plan.windows, "steps": request.num_inference_steps}
@@ -268,6 +274,16 @@ class Generation:
             raise UserError(
                 f"--context_frames {request.context_frames}: this bundle's motion modules count to "
                 f"{model.max_context_frames}."
+            )
+
+    def _check_speech(self) -> None:
+        """Speech of which the audio encoder hears nothing."""
+        samples = len(self.clip.audio.waveform)
+        if not self._hearing.states(samples):
+            rate = self._bundle.manifest.model.audio_sample_rate
+            raise UserError(
+                f"{self.request.audio_path} lasts {1000 * samples / rate:.0f} ms, the audio encoder needs "
+                f"{1000 * self._hearing.reach / rate:.0f} ms: give longer speech."
             )
 
     def _summarise(self) -> Summary:

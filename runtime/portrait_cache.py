@@ -103,9 +103,13 @@ def _read(path: Path, spec: GraphSpec, sizes: dict[str, int]) -> dict[str, np.nd
                 if array.shape != tuple(evaluate(dimension, sizes) for dimension in tensor.shape):
                     return None
                 found[tensor.name] = array
+    except FileNotFoundError:
+        return None
+    except Exception as problem:  # noqa: BLE001 - what a damaged archive raises has many types
+        log.info(f"{path.name} among the remembered portraits is damaged ({problem}): it is made anew")
+        return None
+    with contextlib.suppress(OSError):  # a folder that may only be read
         os.utime(path)
-    except Exception:  # noqa: BLE001 - what a damaged archive raises has many types; it is computed anew and replaced
-        return found if len(found) == len(spec.outputs) else None
     return found
 
 

@@ -1,47 +1,20 @@
 """Audio tokens of a clip's frames, encoded in parts when a window first needs them."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from math import prod
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
+from vexpress_trt.engines.audio_geometry import AudioGeometry
+from vexpress_trt.engines.call_sizes import WHOLE_AUDIO_SECONDS
 from vexpress_trt.runtime.audio_features import AudioFeatures
 from vexpress_trt.runtime.engine_loader import EngineLoader
 from vexpress_trt.runtime.stages import encode_audio, project_audio
 from vexpress_trt.runtime.summary import Stopwatch
 from vexpress_trt.runtime.waveform import Waveform, WaveformStatistics
 
-WHOLE_SECONDS = 60.0  # a clip up to this long is encoded as a whole, as the original does
 PART_SECONDS = 10.0
 CONTEXT_SECONDS = 5.0  # of sound on each side that a part's encoding attends to besides its own
-
-
-@dataclass(frozen=True)
-class AudioGeometry:
-    """The audio encoder's convolutions: hidden state i sees samples i * step to i * step + reach - 1."""
-
-    kernel: int
-    stride: int
-    reach: int
-    step: int
-
-    @classmethod
-    def of(cls, wav2vec2: Mapping[str, Any]) -> "AudioGeometry":
-        """From the encoder's configuration."""
-        kernels, strides = wav2vec2["conv_kernel"], wav2vec2["conv_stride"]
-        reach = 1 + sum((kernel - 1) * prod(strides[:i]) for i, kernel in enumerate(kernels))
-        return cls(kernels[0], strides[0], reach, prod(strides))
-
-    def states(self, samples: int) -> int:
-        """How many hidden states so many samples give."""
-        return max(0, (samples - self.reach) // self.step + 1)
-
-    def samples(self, first: int, last: int) -> tuple[int, int]:
-        """The samples that hidden states `first` to `last - 1` see."""
-        return first * self.step, (last - 1) * self.step + self.reach
 
 
 class Speech:
@@ -79,7 +52,7 @@ class Speech:
         self._frames = frames
         rate = engines.bundle.manifest.model.audio_sample_rate
         self._context = round(CONTEXT_SECONDS * rate / self._geometry.step)
-        undivided = whole or len(waveform) <= WHOLE_SECONDS * rate
+        undivided = whole or len(waveform) <= WHOLE_AUDIO_SECONDS * rate
         self._part_frames = frames if undivided else max(1, round(PART_SECONDS * fps))
         parts = (self._features.states(at, at + self._part_frames) for at in range(0, frames, self._part_frames))
         self._part_states = max(last - first for first, last in parts) + 2 * self._context

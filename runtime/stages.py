@@ -5,14 +5,13 @@ from itertools import chain
 
 import numpy as np
 
+from vexpress_trt.engines.call_sizes import CHUNK
 from vexpress_trt.engines.engine import Engine
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.runtime.engine_loader import EngineLoader
 from vexpress_trt.runtime.keypoints import draw_keypoints
 from vexpress_trt.runtime.summary import Stopwatch
 from vexpress_trt.runtime.waveform import WaveformStatistics
-
-CHUNK = 8  # frames per call of the projection and the guider, always: engines build for one shape
 
 
 def encode_portrait(engines: EngineLoader, image: np.ndarray) -> dict[str, np.ndarray]:

@@ -19,6 +19,7 @@ from PIL import Image
 
 from vexpress_trt import cli
 from vexpress_trt.engines.engine import load_engine
+from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.onnxruntime_engine import OnnxRuntimeEngine
 from vexpress_trt.runtime import GenerationRequest, generate, write_video
 from vexpress_trt.runtime import engine_loader as engine_loader_module
@@ -87,6 +88,12 @@ def test_frames_come_lazily_and_with_their_times(request_of: GenerationRequest) 
 def test_a_clip_shorter_than_a_window(request_of: GenerationRequest, tmp_path: Path) -> None:
     write_wav(tmp_path / "short.wav", np.random.default_rng(2).normal(0, 0.1, 2000).astype(np.float32))
     assert len(_frames(replace(request_of, audio_path=tmp_path / "short.wav"))) == 3
+
+
+def test_speech_too_short_for_the_audio_encoder_is_refused(request_of: GenerationRequest, tmp_path: Path) -> None:
+    write_wav(tmp_path / "click.wav", np.random.default_rng(2).normal(0, 0.1, 160).astype(np.float32))
+    with pytest.raises(UserError, match="click.wav lasts 10 ms, the audio encoder needs 25 ms: give longer speech"):
+        generate(replace(request_of, audio_path=tmp_path / "click.wav", fps=120.0))
 
 
 def test_the_wavefront_gives_bit_for_bit_what_step_by_step_gives(

@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from vexpress_trt.engines.call_sizes import CHUNK, WHOLE_AUDIO_SECONDS
 from vexpress_trt.engines.dims import evaluate, symbols
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.manifest import GraphSpec, ModelConfig
 
 Kind = Literal["static", "dynamic"]
 
-CHUNK_FRAMES = 8  # frames per call of the audio projection and the guider, as the runtime calls them
-MAX_AUDIO_SECONDS = 60  # what the runtime encodes at once
 TYPICAL_AUDIO_SECONDS = 8
 
 
@@ -70,15 +69,15 @@ class ProfileSettings:
         if not 1 <= frames <= model.max_context_frames:
             raise UserError(f"--context_frames {frames}: this model takes 1 to {model.max_context_frames}.")
         rate = model.audio_sample_rate
-        audio = Range(rate // 20, TYPICAL_AUDIO_SECONDS * rate, MAX_AUDIO_SECONDS * rate)
-        chunk = 1 if spec.name == "vae_decoder" else CHUNK_FRAMES
+        audio = Range(rate // 20, TYPICAL_AUDIO_SECONDS * rate, int(WHOLE_AUDIO_SECONDS * rate))
+        chunk = 1 if spec.name == "vae_decoder" else CHUNK
         sizes = {"h": height // factor, "w": width // factor, "F": frames, "B": self.window_batch, "N": chunk}
         ranges = {symbol: Range.fixed(size) for symbol, size in sizes.items()}
         if self.kind == "dynamic":
             for symbol in ("h", "w", "F"):
                 ranges[symbol] = Range(max(1, sizes[symbol] // 2), sizes[symbol], sizes[symbol])
             ranges["B"] = Range(1, 1, self.window_batch)
-            ranges["N"] = Range(1, chunk, CHUNK_FRAMES)
+            ranges["N"] = Range(1, chunk, CHUNK)
         ranges["S"] = audio
         named = (d for tensor in spec.inputs for d in tensor.shape if isinstance(d, str))
         used = set().union(*map(symbols, named))

@@ -88,3 +88,17 @@ def test_what_cannot_be_drawn_is_a_sentence(tmp_path: Path, capsys, monkeypatch:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert "plots need matplotlib: install it with" in refusal(_written(tmp_path, a=COMPARE))
     assert not (tmp_path / "x.png").exists()
+
+
+def test_results_of_several_bundles_are_told_apart() -> None:
+    from vexpress_trt.bench import plots
+
+    other = COMPARE | {"bundle": "y.bundle"}
+    figure = plots._figure(1)
+    (axes,) = figure.axes
+    plots._pareto(axes, [COMPARE, other])
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert len(set(labels)) == 6 and labels[1] == "x.bundle, 64x64: openvino fp32, 4 steps"
+    assert "bundle" not in axes.get_title()
+    plots._pareto(axes, [COMPARE])
+    assert axes.get_title().startswith("x.bundle, 64x64")

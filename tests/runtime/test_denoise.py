@@ -6,13 +6,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from vexpress_trt.engines.call_sizes import CHUNK
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.manifest import SchedulerConfig, TensorSpec
 from vexpress_trt.runtime.denoise import denoise
 from vexpress_trt.runtime.latent_store import LatentStore
 from vexpress_trt.runtime.noise import frame_noise
 from vexpress_trt.runtime.scheduler import Scheduler
-from vexpress_trt.runtime.stages import CHUNK, KeypointFeatures
+from vexpress_trt.runtime.stages import KeypointFeatures
 from vexpress_trt.runtime.windows import WindowPlan, batches, live_windows
 
 FRAMES, STEPS = 24, 3

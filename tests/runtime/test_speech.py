@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vexpress_trt.engines.audio_geometry import AudioGeometry
 from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.selection import choose_engines
 from vexpress_trt.runtime import speech as speech_module
 from vexpress_trt.runtime.audio_features import AudioFeatures
 from vexpress_trt.runtime.engine_loader import EngineLoader
-from vexpress_trt.runtime.speech import AudioGeometry, Speech
+from vexpress_trt.runtime.speech import Speech
 from vexpress_trt.runtime.summary import Stopwatch
 from vexpress_trt.runtime.waveform import Waveform
 
@@ -46,7 +47,7 @@ def _tokens(speech: Speech, start: int = 0, stop: int = FRAMES) -> np.ndarray:
 
 @pytest.fixture
 def parts_of_two_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speech_module, "WHOLE_SECONDS", 3.0)
+    monkeypatch.setattr(speech_module, "WHOLE_AUDIO_SECONDS", 3.0)
     monkeypatch.setattr(speech_module, "PART_SECONDS", 2.0)
     monkeypatch.setattr(speech_module, "CONTEXT_SECONDS", 1.0)
 
