@@ -13,14 +13,14 @@ from vexpress_trt.runtime.stages import encode_audio, project_audio
 from vexpress_trt.runtime.summary import Stopwatch
 from vexpress_trt.runtime.waveform import Waveform, WaveformStatistics
 
-PART_SECONDS = 10.0
+PART_SECONDS = 8.0
 CONTEXT_SECONDS = 5.0  # of sound on each side that a part's encoding attends to besides its own
 
 
 class Speech:
     """The tokens of any frames of a clip.
 
-    A clip of up to a minute is one part: every hidden state attends to all others. Of a longer one, parts of ten
+    A clip of up to a minute is one part: every hidden state attends to all others. Of a longer one, parts of eight
     seconds are encoded with some seconds of sound around them, and dropped when others are needed. What the encoder
     normalises over the whole clip it is given as such, so parts differ from the whole only by what attention beyond
     those seconds would add. The first part is encoded at once, before other engines take memory.
