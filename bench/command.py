@@ -81,7 +81,7 @@ def add_commands(bench: argparse.ArgumentParser, add_request_flag: AddFlag) -> N
 def _stages(args: argparse.Namespace) -> int:
     from vexpress_trt.bench.stages import StageSettings, measure_stages
 
-    given = {name: getattr(args, name) for name in [*_ENGINE, "context_overlap", "num_inference_steps"]}
+    given = _given(args, [*_ENGINE, "context_overlap", "num_inference_steps"])
     return _shown(
         args,
         lambda: measure_stages(
@@ -105,7 +105,7 @@ def _compare(args: argparse.Namespace) -> int:
 def _plain(args: argparse.Namespace) -> int:
     from vexpress_trt.bench.plain import PlainSettings, compare_plain
 
-    given = {name: getattr(args, name) for name in _ENGINE}
+    given = _given(args, _ENGINE)
     return _shown(args, lambda: compare_plain(PlainSettings(args.exact, args.plain, repeats=args.repeats, **given)))
 
 
@@ -148,6 +148,11 @@ def _shown(args: argparse.Namespace, measure: Callable[[], Any]) -> int:
 
 def _request(args: argparse.Namespace, **more: Any) -> GenerationRequest:
     return GenerationRequest(bundle=args.bundle, **{name: getattr(args, name) for name in _JOB}, **more)
+
+
+def _given(args: argparse.Namespace, names: list[str]) -> dict[str, Any]:
+    """The flags of these names that were given or have a default of their own."""
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
 def _numbers(kind: type) -> Callable[[str], tuple]:

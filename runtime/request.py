@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vexpress_trt.engines.errors import UserError
+from vexpress_trt.runtime.presets import DEFAULT_PRESET, PRESETS, Preset
 
 SOLVERS = ("ddim", "dpmpp_2m")
 STRATEGIES = ("no_retarget", "fix_face", "offset_retarget", "naive_retarget")
@@ -17,6 +18,7 @@ DTYPES = ("auto", "fp32", "fp16", "bf16")
 MIN_SIDE = 64
 MAX_SIDE = 2048
 MAX_STEPS = 1000
+_EXACT = PRESETS[DEFAULT_PRESET]
 
 
 def _flag(
@@ -37,6 +39,9 @@ def _flag(
 class GenerationRequest:
     """One clip to generate: inputs, model settings and how to run them. Field names are upstream's flag names.
 
+    Fields of `Preset` that are left out, or None, take the preset's values when the request is made; the preset of an
+    existing request is therefore not changed by `dataclasses.replace`.
+
     `validate` raises `UserError` for what can be refused without opening a file.
     """
 
@@ -54,18 +59,31 @@ class GenerationRequest:
     retarget_strategy: str | None = _flag(
         None, "how the head moves (default: no_retarget with a track, fix_face without)", choices=STRATEGIES
     )
-    num_inference_steps: int = _flag(25, "denoising steps", kind=int)
-    solver: str = _flag("ddim", "ddim, or dpmpp_2m, which needs fewer steps for the same error", choices=SOLVERS)
-    guidance_scale: float = _flag(3.5, "classifier-free guidance; 1 or less runs the conditional half only", kind=float)
+    preset: str = _flag(
+        DEFAULT_PRESET, "sets steps, solver, guidance and overlap where they are not given", choices=tuple(PRESETS)
+    )
+    num_inference_steps: int = _flag(None, f"denoising steps (exact: {_EXACT.num_inference_steps})", kind=int)
+    solver: str = _flag(
+        None,
+        f"ddim, or dpmpp_2m, which needs fewer steps for the same error (exact: {_EXACT.solver})",
+        choices=SOLVERS,
+    )
+    guidance_scale: float = _flag(
+        None,
+        f"classifier-free guidance; 1 or less runs the conditional half only (exact: {_EXACT.guidance_scale})",
+        kind=float,
+    )
     guidance_interval: str | None = _flag(
         None,
-        "guide only the steps in this share of all (default 0,1); others run the conditional half only",
+        "guide only the steps in this share of all (exact: 0,1); others run the conditional half only",
         metavar="LOW,HIGH",
     )
     reference_attention_weight: float = _flag(1.0, "weight of the portrait's attention, 0.9-1.0", kind=float)
     audio_attention_weight: float = _flag(1.0, "weight of the speech's attention, 1.0-3.0", kind=float)
     context_frames: int | None = _flag(None, "frames per window (default: the bundle's)", kind=int)
-    context_overlap: int = _flag(4, "frames that neighbouring windows share", kind=int)
+    context_overlap: int = _flag(
+        None, f"frames that neighbouring windows share (exact: {_EXACT.context_overlap})", kind=int
+    )
     window_batch: int = _flag(
         1, "windows per denoiser call; above 1 all that can run at once do, and the first frame comes later", kind=int
     )
@@ -91,6 +109,12 @@ class GenerationRequest:
         None, "folder where portraits are remembered, or off (default: in the user's cache folder)", metavar="DIR"
     )
     dump_tensors: Path | None = _flag(None, "also write latents and frames to this .npz", kind=Path, metavar="NPZ")
+
+    def __post_init__(self) -> None:
+        preset = PRESETS.get(self.preset, _EXACT)  # `validate` refuses an unknown one
+        for spec in fields(Preset):
+            if getattr(self, spec.name) is None:
+                object.__setattr__(self, spec.name, getattr(preset, spec.name))
 
     @property
     def upstream(self) -> bool:
