@@ -86,7 +86,7 @@ def _export(args: argparse.Namespace) -> int:
 def _verify(args: argparse.Namespace) -> int:
     from vexpress_trt.engines.verify import format_results, verify_bundle
 
-    results = verify_bundle(args.bundle, backend=args.backend, precision=args.precision)
+    results = verify_bundle(args.bundle, backend=args.backend, precision=args.precision, dtype=args.dtype)
     if args.json:
         print(json.dumps([result.as_dict() for result in results], indent=2))
     else:
@@ -187,6 +187,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("bundle", type=Path, metavar="BUNDLE")
     command.add_argument("--backend", choices=BACKENDS, default="auto", help="what runs the graphs")
     command.add_argument("--precision", choices=PRECISIONS, help="default: all in the bundle that the backend runs")
+    command.add_argument("--dtype", choices=PRECISIONS, help="what openvino and torch compute in (default: their choice)")
     command.add_argument("--json", action="store_true", help="print the results as JSON")
 
     command = _command(
