@@ -13,8 +13,11 @@ from vexpress_trt.engines.engine import Engine, out_of_memory
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.manifest import GraphSpec
 from vexpress_trt.engines.onnx_files import load_structure
+from vexpress_trt.engines.timestep_table import INPUT as TIMESTEP
+from vexpress_trt.engines.timestep_table import tabulate_timestep
 
 _ELEMENT_TYPES = {"fp32": "f32", "bf16": "bf16"}
+_PRECISION = "INFERENCE_PRECISION_HINT"
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -24,7 +27,7 @@ class OpenVinoEngine(Engine):
 
     The first input shapes get a model compiled for them, which runs up to a third faster; all other shapes share one
     with symbolic sizes, because compiling takes seconds. Inputs are used in place, except read-only arrays, which
-    openvino refuses; outputs lie in the inference request.
+    openvino refuses; outputs lie in the inference request. In bf16 timesteps must be whole (see `timestep_table`).
     """
 
     def __init__(
@@ -46,6 +49,10 @@ class OpenVinoEngine(Engine):
         self._file = bundle.path(spec.path)
         load_structure(bundle, spec)  # refuses weights outside the bundle, which openvino would read
         self._model = self._attempt("read", lambda: _core().read_model(str(self._file)))
+        self._timesteps = bundle.manifest.scheduler.num_train_timesteps
+        self._whole_timestep = self._settings[_PRECISION] != "f32" and self._attempt(
+            "change", lambda: tabulate_timestep(_core(), self._model, self._timesteps)
+        )
         self._first_shapes: Shapes | None = None
         self._first_request: Any = None
         self._other_request: Any = None
@@ -60,10 +67,17 @@ class OpenVinoEngine(Engine):
 
     def _execute(self, sizes: dict[str, int]) -> dict[str, np.ndarray]:
         request = self._request(tuple(self._bound[tensor.name].shape for tensor in self.spec.inputs))
+        inputs = {**self._bound, TIMESTEP: self._whole(self._bound[TIMESTEP])} if self._whole_timestep else self._bound
         for tensor in self.spec.inputs:
-            request.set_tensor(tensor.name, _shared(self._bound[tensor.name]))
+            request.set_tensor(tensor.name, _shared(inputs[tensor.name]))
         self._attempt("run", lambda: _infer(request))
         return {tensor.name: _array(request.get_tensor(tensor.name)) for tensor in self.spec.outputs}
+
+    def _whole(self, timestep: np.ndarray) -> np.ndarray:
+        """The timestep int32 [B], as a place in the table."""
+        if not ((timestep >= 0) & (timestep < self._timesteps)).all() or (timestep % 1).any():
+            raise ValueError(f"{self.spec.name}: {TIMESTEP} must be whole and from 0 to {self._timesteps - 1} in bf16")
+        return timestep.astype(np.int32)
 
     def _interrupt(self) -> None:
         for request in (self._first_request, self._other_request):
@@ -140,7 +154,7 @@ def _settings(dtype: str | None, threads: int | None) -> dict[str, Any]:
     if chosen not in _ELEMENT_TYPES:
         raise UserError(f"openvino computes in fp32 or bf16 on a CPU, not in {chosen}: choose one of these")
     return {
-        "INFERENCE_PRECISION_HINT": _ELEMENT_TYPES[chosen],
+        _PRECISION: _ELEMENT_TYPES[chosen],
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads or usable_cores(),
     }
