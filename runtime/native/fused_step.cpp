@@ -2,9 +2,9 @@
 
 namespace vexpress {
 
-bool step_frame(const FrameStep &frame, const StepWeights &weights, std::ptrdiff_t size) {
+bool step_frame(const FrameStep<float> &frame, const StepWeights &weights, Index size) {
     bool finite = true;
-    for (std::ptrdiff_t i = 0; i < size; ++i) finite &= step_element(frame, weights, size, i);
+    for (Index i = 0; i < size; ++i) finite &= step_element(frame, weights, size, i);
     return finite;
 }
 

@@ -4,14 +4,7 @@
 // in `pending`; shares are added in window order, whatever order they came in.
 #pragma once
 
-#include <cmath>
-#include <cstddef>
-
-#if defined(__CUDACC__)
-#define VEXPRESS_INLINE __host__ __device__ __forceinline__
-#else
-#define VEXPRESS_INLINE inline
-#endif
+#include "small_floats.h"
 
 namespace vexpress {
 
@@ -26,32 +19,34 @@ struct StepWeights {
     float noise;
 };
 
+template <typename Value>  // of the predictions: float, Float16 or BFloat16
 struct FrameStep {
-    const float *unconditional;  // null: the conditional prediction is taken as it is
-    const float *conditional;
+    const Value *unconditional;  // null: the conditional prediction is taken as it is
+    const Value *conditional;
     float *sample;   // stepped in place when `complete`
     float *history;  // null where the solver needs none
     float *pending;  // [windows, size]: one share per window that contains the frame
-    int windows;
-    int rank;  // this window's place among them
+    Int32 windows;
+    Int32 rank;  // this window's place among them
     bool complete;
 };
 
-VEXPRESS_INLINE float guided(const FrameStep &frame, float guidance, std::ptrdiff_t i) {
-    const float conditional = frame.conditional[i];
+template <typename Value>
+VEXPRESS_INLINE float guided(const FrameStep<Value> &frame, float guidance, Index i) {
+    const float conditional = widened(frame.conditional[i]);
     if (!frame.unconditional) return conditional;
-    const float unconditional = frame.unconditional[i];
+    const float unconditional = widened(frame.unconditional[i]);
     return unconditional + guidance * (conditional - unconditional);
 }
 
 // Element i; returns whether the prediction there is finite.
-VEXPRESS_INLINE bool step_element(const FrameStep &frame, const StepWeights &weights, std::ptrdiff_t size,
-                                  std::ptrdiff_t i) {
+template <typename Value>
+VEXPRESS_INLINE bool step_element(const FrameStep<Value> &frame, const StepWeights &weights, Index size, Index i) {
     const float prediction = guided(frame, weights.guidance, i);
     const float share = prediction / static_cast<float>(frame.windows);
     if (frame.complete) {
         float mean = frame.rank == 0 ? share : frame.pending[i];
-        for (int window = 1; window < frame.windows; ++window)
+        for (Int32 window = 1; window < frame.windows; ++window)
             mean += window == frame.rank ? share : frame.pending[window * size + i];
         const float sample = frame.sample[i];
         float next = weights.sample * sample + weights.prediction * mean;
@@ -63,10 +58,12 @@ VEXPRESS_INLINE bool step_element(const FrameStep &frame, const StepWeights &wei
     } else {
         frame.pending[frame.rank * size + i] = share;
     }
-    return std::fabs(prediction) <= 3.4028234664e38f;  // false for NaN too
+    return is_finite(prediction);
 }
 
+#if !defined(__CUDACC__)
 // All elements of one frame, on the CPU; returns whether every prediction is finite.
-bool step_frame(const FrameStep &frame, const StepWeights &weights, std::ptrdiff_t size);
+bool step_frame(const FrameStep<float> &frame, const StepWeights &weights, Index size);
+#endif
 
 }  // namespace vexpress

@@ -16,6 +16,8 @@
 namespace nb = nanobind;
 using namespace nb::literals;
 
+void bind_host_kernels(nb::module_ &module);  // host_kernels.cpp
+
 namespace {
 
 template <typename Byte, int... Shape>
@@ -113,7 +115,7 @@ int step_window(Array<const float, -1, -1, -1> prediction, Array<float, -1, -1> 
     const std::int32_t *of = frames.data();
     nb::gil_scoped_release release;
     for (std::ptrdiff_t i = 0; i < count; ++i, of += 4) {
-        const vexpress::FrameStep frame{halves == 2 ? first + i * size : nullptr,
+        const vexpress::FrameStep<float> frame{halves == 2 ? first + i * size : nullptr,
                                         last + i * size,
                                         sample + of[0] * size,
                                         past ? past + of[0] * size : nullptr,
@@ -150,4 +152,5 @@ NB_MODULE(_native, m) {
           "the step before, replaced by this step's, or None where the solver needs none.\n"
           "Returns the first frame whose prediction is not finite, or -1. Releases the GIL.\n"
           "Raises ValueError for shapes and places that do not fit.");
+    bind_host_kernels(m);
 }

@@ -1,0 +1,193 @@
+"""The kernels of the loop, launched on a GPU's streams; see runtime/native/cuda/kernels.cu."""
+
+import ctypes
+from types import TracebackType
+
+from vexpress_trt.engines.errors import UserError
+from vexpress_trt.runtime.cuda import nvrtc
+
+DTYPES = ("float32", "float16", "bfloat16")
+
+_THREADS = 256
+_MOST_COLUMNS, _MOST_ROWS = 4096, 65_535  # blocks of a grid; what is beyond, their threads do in turn
+_POINTER, _INDEX, _WORD = ctypes.c_void_p, ctypes.c_longlong, ctypes.c_uint
+
+
+class Kernels:
+    """The kernels on one GPU. Every method only enqueues: nothing waits, and nothing is allocated.
+
+    Pointers and the stream are addresses and handles as int. Latents, rings and weights are float32; dtypes are named as
+    in DTYPES. `cursor` points to the number of the call, an int32 on the device, by which tables of the whole schedule are
+    looked up: one captured CUDA graph serves for all calls. HostKernels does the same over NumPy arrays.
+
+    Any thread may launch; the GPU's primary context is made current for the launch and the one before restored.
+    """
+
+    def __init__(self, device: int) -> None:
+        """`device`: the GPU's number among the visible ones. Compiles the kernels where the cache has none yet.
+
+        Raises UserError where cuda-bindings, a driver, the GPU or NVRTC is missing.
+        """
+        self._driver = nvrtc.bindings("driver")
+        self._module = self._context = None
+        try:
+            self._call("cuInit", 0)
+        except RuntimeError as error:  # what cuda-bindings raises where there is no driver library
+            raise UserError(f"no NVIDIA driver here ({error}): choose a backend that runs on the CPU") from None
+        count = self._call("cuDeviceGetCount")
+        if not 0 <= device < count:
+            raise UserError(f"there is no GPU {device}: the driver lists {count}, counted from 0")
+        self._device = self._call("cuDeviceGet", device)
+        self._context = self._call("cuDevicePrimaryCtxRetain", self._device)
+        attribute = self._driver.CUdevice_attribute
+        major = self._call("cuDeviceGetAttribute", attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, self._device)
+        minor = self._call("cuDeviceGetAttribute", attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, self._device)
+        try:
+            code = nvrtc.cubin(10 * major + minor)
+            with self._current():
+                self._module = self._call("cuModuleLoadData", code)
+                self._functions = {
+                    name: self._call("cuModuleGetFunction", self._module, name.encode()) for name in nvrtc.KERNELS
+                }
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "Kernels":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Unload the kernels; what was enqueued must have run."""
+        if self._module is not None:
+            with self._current():
+                self._call("cuModuleUnload", self._module)
+            self._module = None
+        if self._context is not None:
+            self._call("cuDevicePrimaryCtxRelease", self._device)
+            self._context = None
+
+    def gather_latents(
+        self,
+        ring: int,
+        table: int,
+        cursor: int,
+        out: int,
+        frames: int,
+        size: int,
+        slots: int,
+        out_dtype: str,
+        stream: int,
+    ) -> None:
+        """out [frames, size] in `out_dtype` = ring [slots, size] by rows table[cursor], table int32 [calls, frames].
+
+        Rounded to the nearest value, ties to even. A slot that the ring does not have gives NaN.
+        """
+        self._launch(
+            f"gather_latents_{out_dtype}",
+            (frames, size),
+            ((ring, table, cursor, out, frames, size, slots), (*[_POINTER] * 4, *[_INDEX] * 3)),
+            stream,
+        )
+
+    def gather_rows(
+        self, ring: int, table: int, cursor: int, out: int, frames: int, row_bytes: int, stream: int
+    ) -> None:
+        """out [frames, row_bytes] = rows table[cursor] of ring [slots, row_bytes], bytes as they are."""
+        self._launch(
+            "gather_rows_bytes",
+            (frames, -(-row_bytes // 4)),
+            ((ring, table, cursor, out, frames, row_bytes), (*[_POINTER] * 4, *[_INDEX] * 2)),
+            stream,
+        )
+
+    def step_window(
+        self,
+        prediction: int,
+        prediction_dtype: str,
+        halves: int,
+        frames: int,
+        size: int,
+        ring: int,
+        pending: int,
+        most: int,
+        history: int | None,
+        places: int,
+        weights: int,
+        cursor: int,
+        status: int,
+        stream: int,
+    ) -> None:
+        """Guidance, overlap mean and solver step of a predicted window, in float32 and in place.
+
+        prediction [halves, frames, size] in `prediction_dtype`, the unconditional half first if there are two; ring and
+        history (None or 0 where the solver needs none) [slots, size]; pending [slots, most, size]; places int32
+        [calls, frames, 4]: slot, windows that contain the frame, this one's place among them, whether it is the last
+        missing one; weights float32 [calls, 6]: guidance, sample, prediction, history, signal, noise. `status`, an int32
+        that starts at 0, becomes the number of the first call with a value that is not finite, plus 1.
+        """
+        pointers = (ring, pending, most, history or 0, places, weights, cursor, status)
+        self._launch(
+            f"step_window_{prediction_dtype}",
+            (frames, size),
+            (
+                (prediction, halves, frames, size, *pointers),
+                (_POINTER, *[_INDEX] * 3, _POINTER, _POINTER, _INDEX, *[_POINTER] * 5),
+            ),
+            stream,
+        )
+
+    def advance(self, cursor: int, stream: int) -> None:
+        """cursor += 1, for the next call."""
+        self._launch("advance", (1, 1), ((cursor,), (_POINTER,)), stream, threads=1)
+
+    def _launch(
+        self,
+        name: str,
+        size: tuple[int, int],
+        arguments: tuple[tuple[int, ...], tuple[type, ...]],
+        stream: int,
+        threads: int = _THREADS,
+    ) -> None:
+        """Enqueue a kernel over `size` (rows, columns); `arguments` are values and their C types."""
+        rows, columns = size
+        if rows < 1 or columns < 1:
+            return
+        if name not in self._functions:
+            raise ValueError(f"there is no kernel {name}: dtypes are {', '.join(DTYPES)}")
+        grid = min(-(-columns // threads), _MOST_COLUMNS), min(rows, _MOST_ROWS), 1
+        with self._current():
+            self._call("cuLaunchKernel", self._functions[name], *grid, threads, 1, 1, 0, stream, arguments, 0)
+
+    def _current(self) -> "_Current":
+        return _Current(self._driver, self._context)
+
+    def _call(self, function: str, *arguments: object) -> object:
+        return checked(self._driver, function, *arguments)
+
+
+class _Current:
+    """A context manager that makes a CUDA context the thread's current one."""
+
+    def __init__(self, driver: object, context: object) -> None:
+        self._driver, self._context = driver, context
+
+    def __enter__(self) -> None:
+        checked(self._driver, "cuCtxPushCurrent", self._context)
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        checked(self._driver, "cuCtxPopCurrent")
+
+
+def checked(driver: object, function: str, *arguments: object) -> object:
+    """What a driver function gives. Raises UserError with the driver's name of an error and its text."""
+    code, *given = getattr(driver, function)(*arguments)
+    if code != driver.CUresult.CUDA_SUCCESS:
+        name, text = (
+            found.decode() if found else str(code)
+            for found in (driver.cuGetErrorName(code)[1], driver.cuGetErrorString(code)[1])
+        )
+        raise UserError(f"the NVIDIA driver reports {name} from {function}: {text}")
+    return given[0] if given else None

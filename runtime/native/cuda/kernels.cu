@@ -1,0 +1,42 @@
+// The CUDA kernels: each is a function of a header that the CPU compiles too, over this thread's share of the work.
+//
+// Compiled as it is by NVRTC (runtime/cuda/nvrtc.py) and by nvcc for the C library (vexpress_cuda.cu). Multiply and add
+// are rounded one by one (--fmad=false), as on the CPU: the results are the same bits.
+#include "scheduled.h"
+
+namespace {
+
+using namespace vexpress;
+
+__device__ __forceinline__ Share here() {
+    return {blockIdx.y, gridDim.y, static_cast<Index>(blockIdx.x) * blockDim.x + threadIdx.x,
+            static_cast<Index>(gridDim.x) * blockDim.x};
+}
+
+}  // namespace
+
+#define VEXPRESS_KERNELS_OF(dtype, Value)                                                                             \
+    extern "C" __global__ void gather_latents_##dtype(const float *ring, const Int32 *table, const Int32 *cursor,     \
+                                                      Value *out, Index frames, Index size, Index slots) {            \
+        gather_latents(here(), ring, table, cursor, out, frames, size, slots);                                        \
+    }                                                                                                                 \
+    extern "C" __global__ void step_window_##dtype(const Value *prediction, Index halves, Index frames, Index size,   \
+                                                   float *ring, float *pending, Index most, float *history,           \
+                                                   const FramePlace *places, const StepWeights *weights,              \
+                                                   const Int32 *cursor, Int32 *status) {                              \
+        step_window(here(), prediction, halves, frames, size, ring, pending, most, history, places, weights, cursor,  \
+                    status);                                                                                          \
+    }
+
+VEXPRESS_KERNELS_OF(float32, float)
+VEXPRESS_KERNELS_OF(float16, Float16)
+VEXPRESS_KERNELS_OF(bfloat16, BFloat16)
+
+extern "C" __global__ void gather_rows_bytes(const void *ring, const Int32 *table, const Int32 *cursor, void *out,
+                                             Index frames, Index row_bytes) {
+    gather_rows(here(), ring, table, cursor, out, frames, row_bytes);
+}
+
+extern "C" __global__ void advance(Int32 *cursor) {
+    ++*cursor;
+}
