@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,12 @@ from vexpress_trt.bench.command import add_commands as add_bench_commands
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.trt.command import add_commands as add_engine_commands
 from vexpress_trt.export.hub_sources import PART_NAMES
+from vexpress_trt.runtime.presets import DEMO_PRESET, PRESETS
 from vexpress_trt.runtime.request import BACKENDS, GenerationRequest
 
+log = logging.getLogger("vexpress")
 PRECISIONS = ("fp32", "fp16", "bf16")
+_DEMO_FLAGS = "seed device gpu_id dtype backend threads".split()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -50,6 +53,8 @@ def _generate(args: argparse.Namespace) -> int:
     request.validate()
     if request.output_path is None:
         raise UserError("--output_path is missing: name the MP4 to write.")
+    if request.bundle is None:
+        request = replace(request, bundle=_shipped_bundle())
 
     from vexpress_trt.runtime.generation import write_video
     from vexpress_trt.runtime.progress import Reporter
@@ -59,6 +64,29 @@ def _generate(args: argparse.Namespace) -> int:
     # A streamed video has standard output to itself.
     where = sys.stderr if str(request.output_path) == "-" else sys.stdout
     print(json.dumps(summary.as_dict(), indent=2) if args.json else summary.as_text(), file=where)
+    return 0
+
+
+def _shipped_bundle() -> Path:
+    from vexpress_trt.models.box.box import is_shipped, shipped_bundle
+
+    if not is_shipped():
+        raise UserError("--bundle is missing: name a bundle, or make one with `vexpress export`.")
+    log.info("no --bundle is given: the model in the box is taken, which knows drawn faces only")
+    return shipped_bundle()
+
+
+def _demo(args: argparse.Namespace) -> int:
+    if args.output_path.suffix.lower() != ".mp4":
+        raise UserError(f"--output_path {args.output_path}: let the name end in .mp4; a .png is put beside it.")
+
+    from vexpress_trt.models.box.demo import run_demo
+    from vexpress_trt.runtime.progress import Reporter
+
+    given = {name: getattr(args, name) for name in ("bundle", "preset", *_DEMO_FLAGS)}
+    with Reporter(quiet=args.quiet) as reporter:
+        result = run_demo(args.output_path, on_progress=reporter, **given)
+    print(json.dumps(result.as_dict(), indent=2) if args.json else result.as_text())
     return 0
 
 
@@ -149,6 +177,18 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="print the summary as JSON")
     command.add_argument("--quiet", action="store_true", help="no progress")
 
+    command = _command(commands, "demo", _demo, "a talking face by the model in the box, with nothing else needed")
+    command.add_argument(
+        "--output_path", type=Path, default=Path("demo.mp4"), metavar="MP4", help="the video (default demo.mp4)"
+    )
+    command.add_argument("--preset", choices=tuple(PRESETS), default=DEMO_PRESET, help=f"default {DEMO_PRESET}")
+    command.add_argument("--bundle", type=Path, metavar="DIR", help="another model than the one in the box")
+    for spec in fields(GenerationRequest):
+        if spec.name in _DEMO_FLAGS:
+            _add_request_flag(command, spec)
+    command.add_argument("--json", action="store_true", help="print the summary as JSON")
+    command.add_argument("--quiet", action="store_true", help="no progress")
+
     command = _command(commands, "extract", _extract, "video -> key-point track and audio")
     command.add_argument(
         "--video_path", type=Path, required=True, metavar="VIDEO", help="video with one face to follow"
@@ -187,7 +227,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("bundle", type=Path, metavar="BUNDLE")
     command.add_argument("--backend", choices=BACKENDS, default="auto", help="what runs the graphs")
     command.add_argument("--precision", choices=PRECISIONS, help="default: all in the bundle that the backend runs")
-    command.add_argument("--dtype", choices=PRECISIONS, help="what openvino and torch compute in (default: their choice)")
+    command.add_argument(
+        "--dtype", choices=PRECISIONS, help="what openvino and torch compute in (default: their choice)"
+    )
     command.add_argument("--json", action="store_true", help="print the results as JSON")
 
     command = _command(

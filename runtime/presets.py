@@ -5,7 +5,7 @@ This module imports nothing heavy, as `request` does not.
 
 from dataclasses import dataclass
 
-DEFAULT_PRESET = "exact"
+DEFAULT_PRESET, DEMO_PRESET = "exact", "fast"
 
 
 @dataclass(frozen=True)

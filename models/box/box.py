@@ -1,0 +1,68 @@
+"""The bundle of the model in the box, put together from the checkpoints beside it when it is first asked for.
+
+What is shipped: `checkpoints/` in the official layout, in half precision; `bundle/`, the exported graphs in FP32
+without their weight files; `weights.json`, which says where in the checkpoints each weight lies; `rest.bin`, the few
+values that are not in them. No torch is needed.
+"""
+
+import hashlib
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+from vexpress_trt.engines.bundle import Bundle
+from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.files import atomic_path, user_cache
+from vexpress_trt.engines.manifest import MANIFEST_NAME
+from vexpress_trt.models.box.weights import Piece, assemble
+
+BOX = Path(__file__).parent
+CHECKPOINTS, GRAPHS, PLACES, REST = "checkpoints", "bundle", "weights.json", "rest.bin"
+# What the model in the box was trained for; the request's own defaults are those of the official model.
+SETTINGS = {"fps": 25.0, "guidance_scale": 2.0, "reference_attention_weight": 0.95, "audio_attention_weight": 3.0}
+
+
+def is_shipped(box: Path = BOX) -> bool:
+    """Whether this copy of the package carries trained weights."""
+    return (box / GRAPHS / MANIFEST_NAME).is_file()
+
+
+def shipped_bundle(box: Path = BOX) -> Path:
+    """The bundle's folder in the user's cache; it is made there when it is missing or damaged.
+
+    Raises UserError where this copy carries no model, or the cache folder cannot be written.
+    """
+    if not is_shipped(box):
+        raise UserError("this copy of vexpress carries no trained model: name a bundle with --bundle")
+    identity = hashlib.sha256((box / GRAPHS / MANIFEST_NAME).read_bytes()).hexdigest()[:16]
+    target = user_cache() / "models" / f"box-{identity}.bundle"
+    try:
+        Bundle.open(target)
+    except UserError:
+        unpack(target, box)
+    return target
+
+
+def unpack(target: Path, box: Path = BOX) -> Bundle:
+    """Write the complete bundle to `target`, replacing what is there. Raises UserError where a file is damaged."""
+    places = json.loads((box / PLACES).read_text(encoding="utf-8"))
+    with atomic_path(target, directory=True) as folder:
+        shutil.copytree(box / GRAPHS, folder, dirs_exist_ok=True)
+        sources = {name: (box / name).read_bytes() for name in places["sources"]}
+        for name, file in places["files"].items():
+            pieces = (Piece(*entry) for entry in file["pieces"])
+            try:
+                assemble(folder / name, file["size"], pieces, sources)
+            except ValueError:
+                raise UserError(f"the weights in {box} are damaged: install vexpress-trt again") from None
+    return Bundle.open(target, verify=True)
+
+
+def places_text(sources: list[str], files: dict[str, tuple[int, list[Piece]]]) -> str:
+    """The content of `weights.json`: for each weight file its size and its pieces."""
+    lines = []
+    for name, (size, pieces) in files.items():
+        rows = ",\n".join("   " + json.dumps(list(asdict(piece).values())) for piece in pieces)
+        lines.append(f'  {json.dumps(name)}: {{"size": {size}, "pieces": [\n{rows}\n  ]}}')
+    return f'{{"sources": {json.dumps(sources)},\n "files": {{\n' + ",\n".join(lines) + "\n }\n}\n"
