@@ -1,5 +1,6 @@
-"""The autoencoder: images to 4 x 16 x 16 latents and back; trained on frames that are drawn as it goes."""
+"""The autoencoder: images to 4 x 16 x 16 latents and back; trained while the clips are being drawn."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,16 +9,12 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from vexpress_trt.models.mini.features import Mouth
-from vexpress_trt.models.mini.identity import FIRST_HELD_OUT, draw_identity
-from vexpress_trt.models.mini.measure import mouth_box, psnr
-from vexpress_trt.models.mini.pose import head_frame, head_path
+from vexpress_trt.models.mini.clips import CLIP_FRAMES
+from vexpress_trt.models.mini.pool import Pool, pixel_weights
 from vexpress_trt.models.mini.sizes import LATENT_SCALE, MINI
 from vexpress_trt.models.mini.training import Plan, Run, averaged_weights, generator
-from vexpress_trt.models.mini.world import render
 
-PLAN = Plan(steps=4500, rate=1.5e-3, average=0.998, measure_every=400)
-_BATCH = 8
+PLAN = Plan(rate=2e-3, average=0.998)
 _LATENT_NOISE = 0.12  # largest deviation of the noise that the decoder has to bear, for latents of unit deviation
 _MOUTH_WEIGHT, _EYE_WEIGHT = 4.0, 2.0
 _FIRST_LOG_VARIANCE = -5.0  # of the exported latent distribution, whose mean alone is used
@@ -58,48 +55,71 @@ class Autoencoder(nn.Module):
 
 def to_tensor(frames: np.ndarray) -> Tensor:
     """uint8 [N, H, W, 3] -> float32 [N, 3, H, W] in -1..1."""
-    return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return scaled(torch.from_numpy(np.ascontiguousarray(frames)))
+
+
+def scaled(frames: Tensor) -> Tensor:
+    """As `to_tensor`, on the frames' device."""
+    return frames.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def to_frames(images: Tensor) -> np.ndarray:
     """The inverse of `to_tensor`, truncated to bytes as the runtime does."""
-    return ((images.float() / 2 + 0.5).clamp(0, 1) * 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return ((images.float() / 2 + 0.5).clamp(0, 1) * 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
-def train_autoencoder(folder: Path, plan: Plan, minutes: float) -> bool:
+def train_autoencoder(folder: Path, pool: Pool, plan: Plan, images: int, seconds: float, *, graphs: bool) -> bool:
+    """Trains on `images` frames a step, of the clips that are there by then; says whether the plan was done."""
     torch.manual_seed(1)
-    model = Autoencoder()
+    model = Autoencoder().to(pool.device)
     run = Run(folder, model, plan)
-    held_out = [_random_frame(FIRST_HELD_OUT + index, index) for index in range(64)]
 
-    def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
-        # One new identity per step; each comes up in eight steps, so that painting it is worth its time.
-        frames = [_random_frame(step + 7 * slot, step * _BATCH + slot) for slot in range(_BATCH)]
-        images = to_tensor(np.stack([frame for frame, _ in frames]))
-        weights = torch.from_numpy(np.stack([_weights(keypoints) for _, keypoints in frames]))[:, None]
-        random = generator(1, step)
-        with torch.autocast("cpu", torch.bfloat16):
-            latents = model.encode(images)
-            deviation = _LATENT_NOISE * torch.rand(len(images), 1, 1, 1, generator=random)
-            noisy = latents + deviation * torch.randn(latents.shape, generator=random)
-            output = model.decode(noisy)
+    def draw(step: int) -> tuple[Tensor, ...]:
+        pool.receive()
+        return _batch(pool, images, generator(1, step, pool.device))
+
+    test = torch.arange(pool.held, device=pool.device)
+    frames, boxes = pool.frames[test, test % CLIP_FRAMES], pool.boxes[test, test % CLIP_FRAMES]
+
+    def measure() -> dict[str, float]:
+        square = torch.cat([(model.decode(model.encode(scaled(f))) - scaled(f)).square() for f in frames.split(8)])
+        square = square.mean(dim=1) / 4  # of a range of 1
+        mouth = pixel_weights(boxes, 1, 2) - 1
+        inside = (square * mouth).sum(dim=(1, 2)) / mouth.sum(dim=(1, 2))
+        whole, part = (-10 * torch.log10(error + 1e-9) for error in (square.mean(dim=(1, 2)), inside))
+        return {
+            "psnr": whole.mean().item(), "psnr_worst": whole.min().item(), "psnr_mouth": part.mean().item(),
+            "clips": pool.count,
+        }  # fmt: skip
+
+    return run.train(draw, autoencoder_loss(model), ("loss", "l1", "mse"), measure, seconds, graphs=graphs)
+
+
+def autoencoder_loss(model: Autoencoder) -> Callable[..., Tensor]:
+    """The loss of frames uint8 [N, 128, 128, 3] with boxes int16 [N, 2, 4] and noise [N, 4, 16, 16] for the latents."""
+
+    def loss(frames: Tensor, boxes: Tensor, noise: Tensor) -> Tensor:
+        images = scaled(frames)
+        weights = pixel_weights(boxes, _EYE_WEIGHT, _MOUTH_WEIGHT)[:, None]
+        weights = weights / weights.mean(dim=(1, 2, 3), keepdim=True)
+        with torch.autocast(images.device.type, torch.bfloat16):
+            output = model.decode(model.encode(images) + noise)
         error = output - images
         edges = sum((weights.narrow(axis, 1, 127) * error.diff(dim=axis).abs()).mean() for axis in (2, 3))
         plain, square = (weights * error.abs()).mean(), (weights * error.square()).mean()
-        tint = _tint_error(error)
-        numbers = {"l1": plain.item(), "mse": error.detach().square().mean().item()}
-        return plain + 2 * square + 0.5 * edges + tint, numbers
+        total = plain + 2 * square + 0.5 * edges + _tint_error(error)
+        return torch.stack([total, plain, error.square().mean()])
 
-    def measure() -> dict[str, float]:
-        truth = np.stack([frame for frame, _ in held_out])
-        output = np.concatenate([to_frames(model.decode(model.encode(to_tensor(part)))) for part in np.split(truth, 8)])
-        whole = [psnr(a, b) for a, b in zip(output, truth, strict=True)]
-        boxes = [mouth_box(keypoints) for _, keypoints in held_out]
-        mouths = [psnr(a[box], b[box]) for a, b, box in zip(output, truth, boxes, strict=True)]
-        np.save(folder / "samples.npy", np.stack([truth[:16], output[:16]]))
-        return {"psnr": float(np.mean(whole)), "psnr_worst": min(whole), "psnr_mouth": float(np.mean(mouths))}
+    return loss
 
-    return run.train(loss_of, measure, minutes)
+
+def example_images(count: int, seed: int, device: str) -> tuple[Tensor, ...]:
+    """A batch of noise, to try `autoencoder_loss` with."""
+    random = generator(seed, 0, device)
+    frames = torch.randint(0, 256, (count, 128, 128, 3), generator=random, device=device, dtype=torch.uint8)
+    boxes = torch.tensor([[40, 60, 40, 90], [70, 90, 50, 80]], dtype=torch.int16, device=device)
+    noise = 0.1 * torch.randn(count, 4, 16, 16, generator=random, device=device)
+    return frames, boxes.expand(count, 2, 4).contiguous(), noise
 
 
 def load_autoencoder(folder: Path) -> Autoencoder:
@@ -109,13 +129,17 @@ def load_autoencoder(folder: Path) -> Autoencoder:
     return model.eval().requires_grad_(False)
 
 
-def _random_frame(identity: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A frame of an identity in a random state, and its key points."""
-    rng = np.random.default_rng([seed, identity])
-    keypoints = head_path(int(rng.integers(1 << 31)), 1, 25)[0]
-    opening = 0.0 if rng.uniform() < 0.15 else rng.uniform()
-    blink = rng.uniform() if rng.uniform() < 0.25 else 0.0
-    return render(draw_identity(identity), keypoints, Mouth(opening, rng.uniform()), blink), keypoints
+def _batch(pool: Pool, images: int, random: torch.Generator) -> tuple[Tensor, ...]:
+    """Random frames and portraits, and noise of random strength."""
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=random, device=pool.device)
+
+    clips = pool.held + (uniform(images) * (pool.count - pool.held)).long()
+    frames = (uniform(images) * (CLIP_FRAMES + 1)).long()
+    deviation = _LATENT_NOISE * uniform(images, 1, 1, 1)
+    noise = deviation * torch.randn(images, 4, 16, 16, generator=random, device=pool.device)
+    return pool.frames[clips, frames], pool.boxes[clips, frames], noise
 
 
 def _tint_error(error: Tensor) -> Tensor:
@@ -125,13 +149,3 @@ def _tint_error(error: Tensor) -> Tensor:
     """
     red, green, blue = F.avg_pool2d(error, 8).unbind(dim=1)
     return (red.abs() + green.abs() + blue.abs()).mean() / 3 + 4 * (green - (red + blue) / 2).abs().mean()
-
-
-def _weights(keypoints: np.ndarray) -> np.ndarray:
-    """How much each pixel counts, float32 [128, 128], 1 on average: mouth and eyes count most."""
-    frame = head_frame(keypoints)
-    weights = np.ones((128, 128), np.float32)
-    (left, top), (right, _) = frame.to_image(np.array([[-0.85, -0.3], [0.85, -0.3]]))
-    weights[int(top) : int(top + 0.6 * frame.unit), int(left) : int(right)] = _EYE_WEIGHT
-    weights[mouth_box(keypoints)] = _MOUTH_WEIGHT
-    return weights / weights.mean()

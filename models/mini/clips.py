@@ -5,21 +5,15 @@ The portrait shows the same person in another pose, as a photograph of another d
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import torch
 
-from vexpress_trt.models.mini.autoencoder import load_autoencoder, to_tensor
 from vexpress_trt.models.mini.drive import FPS
 from vexpress_trt.models.mini.features import Mouth
 from vexpress_trt.models.mini.identity import FIRST_HELD_OUT, Identity, draw_identity
 from vexpress_trt.models.mini.pose import blink_path, head_path
-from vexpress_trt.models.mini.records import read_all, write_missing
-from vexpress_trt.models.mini.spoken import TRAINING_FOLDER
 from vexpress_trt.models.mini.world import render, render_clip
 
-CLIPS_FOLDER = "clips"
 CLIP_FRAMES = 24
 _PORTRAIT_SEED, _CLIP_SEED = 500_000_000, 700_000_000
 
@@ -64,25 +58,3 @@ def plan_clip(number: int, speech: Sequence[Mapping[str, np.ndarray]], frames: i
         utterance=utterance,
         start=start,
     )
-
-
-def write_clips(folder: Path, count: int) -> None:
-    """Training clips as latents: records with `latents` float16 [T, 4, 16, 16], `portrait` float16 [4, 16, 16] (both
-    of unit variance), `track` float32 [T, 3, 2], `utterance` and `start`."""
-    autoencoder = load_autoencoder(folder / "vae")
-    speech = read_all(folder / TRAINING_FOLDER)
-
-    def make(number: int) -> dict[str, np.ndarray]:
-        clip = plan_clip(number, speech, CLIP_FRAMES, held_out=False)
-        images = to_tensor(np.concatenate([clip.render_frames(), clip.render_portrait()[None]]))
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            latents = autoencoder.encode(images).numpy().astype(np.float16)
-        return {
-            "latents": latents[:-1],
-            "portrait": latents[-1],
-            "track": clip.track,
-            "utterance": np.int32(clip.utterance),
-            "start": np.int32(clip.start),
-        }
-
-    write_missing(folder / CLIPS_FOLDER, count, make)

@@ -4,33 +4,37 @@ v-prediction with zero terminal SNR, as the scheduler of the runtime. Conditions
 runtime's unconditional half does it: a zero bank, zero tokens, a zero feature.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vexpress_trt.engines.manifest import SchedulerConfig
-from vexpress_trt.models.mini.clips import CLIPS_FOLDER
-from vexpress_trt.models.mini.listening import HEARING_FOLDER, windows_of
-from vexpress_trt.models.mini.measure import mouth_box
+from vexpress_trt.models.mini.autoencoder import Autoencoder, scaled
+from vexpress_trt.models.mini.carry import PAD, Spoken
 from vexpress_trt.models.mini.networks import SmallVExpress, Window
+from vexpress_trt.models.mini.pool import Pool, pixel_weights
 from vexpress_trt.models.mini.pose import SIZE
-from vexpress_trt.models.mini.records import read_all
+from vexpress_trt.models.mini.sizes import MINI
 from vexpress_trt.models.mini.training import Plan, Run, averaged_weights, generator
+from vexpress_trt.runtime.audio_features import ROWS_PER_FRAME
 from vexpress_trt.runtime.keypoints import draw_keypoints
 from vexpress_trt.runtime.scheduler import alphas_cumprod
 
-SPATIAL_PLAN = Plan(steps=8000, rate=1e-3, average=0.998, measure_every=1000)
-MOTION_PLAN = Plan(steps=3000, rate=5e-4, average=0.998, measure_every=500)
+SPATIAL_PLAN = Plan(rate=1.2e-3, average=0.998)
+MOTION_PLAN = Plan(rate=7e-4, average=0.998)
 SPATIAL_FOLDER, MOTION_FOLDER = "spatial", "motion"
 _MOUTH_WEIGHT = 5.0
 _NOISY = 550  # half of the timesteps are from here to the end, where pose and mouth are decided
 _WITHHELD = (0.05, 0.07, 0.03)  # portrait, audio, key points
 _ALL_WITHHELD = 0.1
 _REFERENCE_WEIGHTS, _AUDIO_WEIGHTS = (0.9, 1.0), (1.0, 3.0)  # the runtime's defaults are 0.95 and 3
-_TEST_CLIPS = 64  # of the clips on disk, kept from training for the curve
+_AT_ONCE = 20  # clips encoded in one go
+_ROWS = ROWS_PER_FRAME * (2 * PAD + 1)
 
 
 @dataclass(frozen=True)
@@ -43,90 +47,133 @@ class Shape:
 
 
 class Clips:
-    """All clips on disk, and windows drawn from them."""
+    """All clips as latents on the device with what is heard, and windows drawn from them."""
 
-    def __init__(self, folder: Path) -> None:
-        records = read_all(folder / CLIPS_FOLDER)
-        self._latents = np.stack([record["latents"] for record in records])
-        self._portraits = np.stack([record["portrait"] for record in records])
-        self._tracks = np.stack([record["track"] for record in records])
-        self._heard = [(int(record["utterance"]), int(record["start"])) for record in records]
-        self._rows = [record["rows"] for record in read_all(folder / HEARING_FOLDER)]
-        self._alphas = alphas_cumprod(SchedulerConfig())
-        self.training = np.arange(_TEST_CLIPS, len(records))
-        self.test = np.arange(_TEST_CLIPS)
+    def __init__(self, pool: Pool, autoencoder: Autoencoder, spoken: Spoken) -> None:
+        device = self.device = pool.device
+        count = pool.count
+        self._latents = _encoded(autoencoder, pool.frames[:count])
+        self._guides, self._boxes = pool.guides[:count], pool.boxes[:count]
+        self._utterances, self._begins = pool.heard[:count].long().unbind(-1)
+        self._rows = torch.from_numpy(spoken.rows).to(device)
+        self._scale = torch.from_numpy(spoken.scale).to(device)
+        self._starts = torch.from_numpy(spoken.starts).long().to(device)
+        self._alphas = torch.from_numpy(np.asarray(alphas_cumprod(SchedulerConfig()), np.float32)).to(device)
+        self._withheld = torch.tensor(_WITHHELD, device=device)
+        self.training, self.test = (pool.held, count), (0, pool.held)
 
-    def draw(self, clips: np.ndarray, shape: Shape, seed: tuple[int, int]) -> tuple[Window, Tensor, Tensor]:
-        """A noisy window, what is to be predicted [P, F, 4, h, w], and weights of the loss [P, F, 1, h, w]."""
-        rng = np.random.default_rng([*seed])
-        chosen = rng.choice(clips, shape.windows, replace=False)
-        frames = np.stack([self._frames(rng, shape) for _ in chosen])
-        tracks = np.take_along_axis(self._tracks[chosen], frames[:, :, None, None], axis=1)
-        clean = np.take_along_axis(self._latents[chosen], frames[:, :, None, None, None], axis=1).astype(np.float32)
-        timestep = np.where(rng.uniform(size=len(chosen)) < 0.5, _NOISY, 0)
-        timestep = rng.integers(timestep, 1000)
-        noisy, target = self._diffuse(torch.from_numpy(clean), timestep, generator(*seed))
-        window = Window(
-            latents=noisy,
-            timestep=torch.from_numpy(timestep).float(),
-            portrait=torch.from_numpy(self._portraits[chosen].astype(np.float32)),
-            audio=torch.from_numpy(np.stack([self._hear(*pair, rng) for pair in zip(chosen, frames, strict=True)])),
-            guide=guides(tracks),
-            keep=torch.from_numpy(_kept(rng, len(chosen))),
-        )
-        return window, target, torch.from_numpy(_weights(tracks))
+    def draw(self, clips: tuple[int, int], shape: Shape, random: torch.Generator) -> tuple[Tensor, ...]:
+        """A batch for `denoiser_loss`, of clips from the first number up to the second."""
 
-    def _frames(self, rng: np.random.Generator, shape: Shape) -> np.ndarray:
-        available = self._tracks.shape[1]
-        if not shape.ordered:
-            return rng.permutation(available)[: shape.frames]
-        return rng.integers(available - shape.frames + 1) + np.arange(shape.frames)
+        def uniform(*size: int) -> Tensor:
+            return torch.rand(*size, generator=random, device=self.device)
 
-    def _hear(self, clip: int, frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        utterance, start = self._heard[clip]
-        rows = self._rows[utterance]
-        return windows_of(rows[rng.integers(len(rows))].astype(np.float32), start + frames)
+        first, end = clips
+        windows = shape.windows
+        chosen = first + uniform(end - first).topk(min(windows, end - first)).indices
+        windows = len(chosen)
+        available = self._guides.shape[1]
+        if shape.ordered:
+            begin = (uniform(windows, 1) * (available - shape.frames + 1)).long()
+            frames = begin + torch.arange(shape.frames, device=self.device)
+        else:
+            frames = uniform(windows, available).argsort(dim=1)[:, : shape.frames]
+        at = chosen[:, None], frames
+        low = _NOISY * (uniform(windows) < 0.5)
+        timestep = low + (uniform(windows) * (1000 - low)).long()
+        kept = (uniform(windows, 3) >= self._withheld) & (uniform(windows, 1) >= _ALL_WITHHELD)
+        low, high = _REFERENCE_WEIGHTS
+        reference = low + (high - low) * uniform(windows)
+        low, high = _AUDIO_WEIGHTS
+        loud = low * (high / low) ** uniform(windows)
+        clean = self._latents[at].float()
+        noise = torch.randn(clean.shape, generator=random, device=self.device)
+        noisy, target = diffused(clean, noise, self._alphas[timestep])
+        audio = self._hear(chosen, frames, uniform(windows))
+        return (
+            noisy, timestep.float(), self._latents[chosen, -1].float(), audio, self._guides[at], kept.float(),
+            reference, loud, target, latent_weights(self._boxes[at]),
+        )  # fmt: skip
 
-    def _diffuse(self, clean: Tensor, timestep: np.ndarray, random: torch.Generator) -> tuple[Tensor, Tensor]:
-        alpha = torch.from_numpy(self._alphas[timestep])[:, None, None, None, None]
-        noise = torch.randn(clean.shape, generator=random)
-        signal, spread = alpha.sqrt(), (1 - alpha).sqrt()
-        return signal * clean + spread * noise, signal * noise - spread * clean
+    def _hear(self, clips: Tensor, frames: Tensor, recording: Tensor) -> Tensor:
+        """The rows [P, F, 10, D] that frames of clips hear, in a recording chosen by a number in 0..1."""
+        starts = self._starts[self._utterances[clips]]
+        start = starts.gather(1, (recording * starts.shape[1]).long()[:, None])
+        first = start + ROWS_PER_FRAME * (self._begins[clips, None] + frames)
+        return self._rows[first[..., None] + torch.arange(_ROWS, device=self.device)].float() * self._scale
 
 
-def train_denoiser(folder: Path, stage: str, plan: Plan, minutes: float) -> bool:
-    """Trains one of the two stages; `motion` starts from the averaged weights of `spatial`."""
+def diffused(clean: Tensor, noise: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """Noisy latents and the v to be predicted, for clean latents [P, ...] and the schedule's alphas [P]."""
+    alpha = alpha.view(-1, *[1] * (clean.ndim - 1))
+    signal, spread = alpha.sqrt(), (1 - alpha).sqrt()
+    return signal * clean + spread * noise, signal * noise - spread * clean
+
+
+def latent_weights(boxes: Tensor) -> Tensor:
+    """The weight of each latent, float32 [P, F, 1, 16, 16], 1 on average; those of the mouth count more."""
+    weights = F.avg_pool2d(pixel_weights(boxes, 1.0, _MOUTH_WEIGHT), 8)[:, :, None]
+    return weights / weights.mean()
+
+
+def denoiser_loss(model: SmallVExpress) -> Callable[..., Tensor]:
+    """The loss of what `Clips.draw` returns."""
+
+    def loss(
+        noisy: Tensor, timestep: Tensor, portrait: Tensor, audio: Tensor, guides: Tensor, keep: Tensor,
+        reference_weight: Tensor, audio_weight: Tensor, target: Tensor, weights: Tensor,
+    ) -> Tensor:  # fmt: skip
+        window = Window(noisy, timestep, portrait, audio, guides.permute(0, 1, 4, 2, 3).float() / 255, keep)
+        with torch.autocast(noisy.device.type, torch.bfloat16):
+            prediction = model(window, reference_weight, audio_weight)
+        error = (prediction.float() - target).square()
+        return torch.stack([(weights * error).mean(), error.mean()])
+
+    return loss
+
+
+def example_windows(windows: int, seed: int, device: str) -> tuple[Tensor, ...]:
+    """Windows of noise, to try `denoiser_loss` with."""
+    random = generator(seed, 1, device)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(windows, *shape, generator=random, device=device)
+
+    timestep = torch.full((windows,), 600.0, device=device)
+    guides = torch.zeros(windows, 6, SIZE, SIZE, 3, dtype=torch.uint8, device=device)
+    ones = torch.ones(windows, device=device)
+    return (
+        normal(6, 4, 16, 16), timestep, normal(4, 16, 16), normal(6, _ROWS, MINI.audio_hidden), guides,
+        torch.ones(windows, 3, device=device), ones, 2 * ones, normal(6, 4, 16, 16),
+        torch.ones(windows, 6, 1, 16, 16, device=device),
+    )  # fmt: skip
+
+
+def train_denoiser(
+    folder: Path, stage: str, clips: Clips, plan: Plan, frames: int, seconds: float, *, graphs: bool
+) -> bool:
+    """Trains one of the two stages on so many frames a step; `motion` starts from the averaged weights of `spatial`.
+
+    Says whether the plan was done.
+    """
     torch.manual_seed(4)
     moving = stage == MOTION_FOLDER
-    model, clips = SmallVExpress(), Clips(folder)
+    model = SmallVExpress()
     if moving:
         model.load_state_dict(averaged_weights(folder / SPATIAL_FOLDER))
     model.denoising_unet.moving = moving
-    run = Run(folder / stage, model, plan)
+    run = Run(folder / stage, model.to(clips.device), plan)
+    loss = denoiser_loss(model)
 
-    def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
-        shape = _shape(step, moving)
-        window, target, weights = clips.draw(clips.training, shape, (5 + moving, step))
-        rng = np.random.default_rng([7, step])
-        low, high = _AUDIO_WEIGHTS
-        loud = low * (high / low) ** rng.uniform()
-        with torch.autocast("cpu", torch.bfloat16):
-            prediction = model(window, float(rng.uniform(*_REFERENCE_WEIGHTS)), float(loud))
-        error = (prediction.float() - target).square()
-        return (weights * error).mean(), {"error": error.detach().mean().item()}
+    def draw(step: int) -> tuple[Tensor, ...]:
+        return clips.draw(clips.training, _shape(step, moving, frames), generator(5 + moving, step, clips.device))
 
     def measure() -> dict[str, float]:
-        errors = {"test": [], "test_noise": []}
-        for number in range(16):
-            window, target, _ = clips.draw(
-                clips.test, Shape(4, 6, False) if not moving else Shape(1, 24, True), (8, number)
-            )
-            square = (model(window, 0.95, 3.0) - target).square().mean(dim=(1, 2, 3, 4))
-            errors["test"].append(square.mean().item())
-            errors["test_noise"] += square[window.timestep >= 900].tolist()
-        return {name: float(np.mean(values)) for name, values in errors.items()}
+        shape = Shape(8, 24, True) if moving else Shape(16, 6, False)
+        batches = [clips.draw(clips.test, shape, generator(8, number, clips.device)) for number in range(4)]
+        return {"test": float(np.mean([loss(*batch)[1].item() for batch in batches]))}
 
-    return run.train(loss_of, measure, minutes)
+    return run.train(draw, loss, ("loss", "error"), measure, seconds, graphs=graphs)
 
 
 def guides(tracks: np.ndarray) -> Tensor:
@@ -136,23 +183,16 @@ def guides(tracks: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).view(*tracks.shape[:-2], 3, SIZE, SIZE)
 
 
-def _shape(step: int, moving: bool) -> Shape:
+def _shape(step: int, moving: bool, frames: int) -> Shape:
     if not moving:
-        return Shape(windows=4, frames=6, ordered=False)
-    # Every third step sees whole windows, so that the last positions are trained too.
-    return Shape(1, 24, True) if step % 3 == 0 else Shape(2, 12, True)
+        return Shape(max(1, frames // 6), 6, False)
+    # Every second step sees whole windows, so that the last positions are trained too.
+    length = 24 if step % 2 == 0 else 12
+    return Shape(max(1, frames // length), length, True)
 
 
-def _kept(rng: np.random.Generator, count: int) -> np.ndarray:
-    kept = rng.uniform(size=(count, 3)) >= _WITHHELD
-    kept &= rng.uniform(size=(count, 1)) >= _ALL_WITHHELD
-    return kept.astype(np.float32)
-
-
-def _weights(tracks: np.ndarray) -> np.ndarray:
-    """The weight of each latent, float32 [P, F, 1, 16, 16], 1 on average; those of the mouth count more."""
-    weights = np.ones((len(tracks), tracks.shape[1], 1, SIZE, SIZE), np.float32)
-    for index in np.ndindex(tracks.shape[:2]):
-        weights[(*index, 0, *mouth_box(tracks[index]))] = _MOUTH_WEIGHT
-    cells = weights.reshape(*weights.shape[:3], SIZE // 8, 8, SIZE // 8, 8).mean(axis=(4, 6))
-    return cells / cells.mean()
+def _encoded(autoencoder: Autoencoder, frames: Tensor) -> Tensor:
+    """Latents float16 [N, T + 1, 4, 16, 16] of clips uint8 [N, T + 1, 128, 128, 3]."""
+    with torch.no_grad(), torch.autocast(frames.device.type, torch.bfloat16):
+        parts = [autoencoder.encode(scaled(part.flatten(0, 1))).half() for part in frames.split(_AT_ONCE)]
+    return torch.cat(parts).unflatten(0, frames.shape[:2])

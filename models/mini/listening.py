@@ -21,7 +21,7 @@ from vexpress_trt.models.mini.spoken import HELD_OUT_FOLDER, TRAINING_FOLDER, sa
 from vexpress_trt.models.mini.training import Plan, Run, averaged_weights
 from vexpress_trt.runtime.audio_features import ROWS_PER_FRAME
 
-PLAN = Plan(steps=700, rate=2e-3, average=0.98, measure_every=100)
+PLAN = Plan(rate=2e-3, steps=700, average=0.98)
 HEARING_FOLDER = "hearing"
 VERSIONS = 3  # of each training utterance, the first as recorded and the others worsened
 _BATCH = 6
@@ -58,11 +58,13 @@ def train_listener(folder: Path, plan: Plan, minutes: float) -> bool:
     model = Listener()
     run = Run(folder / "encoder", model, plan)
 
-    def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
-        waveforms, targets = _batch(training, np.random.default_rng([2, step]))
+    def draw(step: int) -> tuple[Tensor, Tensor]:
+        return _batch(training, np.random.default_rng([2, step]))
+
+    def loss(waveforms: Tensor, targets: Tensor) -> Tensor:
         error = model.head(model.rows(waveforms, targets.shape[1] // ROWS_PER_FRAME)) - targets
         opening, width = error.square().mean(dim=(0, 1))
-        return opening + 0.5 * width, {"opening": opening.item(), "width": width.item()}
+        return torch.stack([opening + 0.5 * width, opening, width])
 
     def measure() -> dict[str, float]:
         heard = [_heard(model, record) for record in held_out]
@@ -73,7 +75,7 @@ def train_listener(folder: Path, plan: Plan, minutes: float) -> bool:
         opening, width = (float(np.corrcoef(*pair)[0, 1]) for pair in pairs)
         return {"corr_opening": opening, "corr_width": width}
 
-    return run.train(loss_of, measure, minutes)
+    return run.train(draw, loss, ("loss", "opening", "width"), measure, 60 * minutes)
 
 
 def write_hearing(folder: Path) -> None:

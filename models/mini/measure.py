@@ -25,6 +25,13 @@ def mouth_box(keypoints: np.ndarray) -> tuple[slice, slice]:
     return _span(y, half_height), _span(x, half_width)
 
 
+def eye_box(keypoints: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns around both eyes of a head with these key points [3, 2]."""
+    frame = head_frame(keypoints)
+    x, y = frame.to_image(np.zeros(2))
+    return _span(y, 0.3 * frame.unit), _span(x, 0.85 * frame.unit)
+
+
 def mouth_opening(image: np.ndarray, keypoints: np.ndarray) -> float:
     """How far the mouth is open, about 0 to 1, read from a frame uint8 [128, 128, 3] with key points [3, 2].
 

@@ -92,12 +92,17 @@ class SmallVExpress(nn.Module):
                 nn.init.zeros_(module.proj_out.weight)
                 nn.init.zeros_(module.proj_out.bias)
 
-    def forward(self, window: Window, reference_weight: float = 1.0, audio_weight: float = 1.0) -> Tensor:
-        """The prediction for all frames, float32 [P, F, 4, h, w]."""
+    def forward(
+        self, window: Window, reference_weight: Tensor | float = 1.0, audio_weight: Tensor | float = 1.0
+    ) -> Tensor:
+        """The prediction for all frames, float32 [P, F, 4, h, w]; weights are [P] or one number."""
         portrait, audio, points = window.keep.T[:, :, None, None]
         size = window.latents.shape[:2]
         taps = [tap * portrait for tap in self.reference_net(window.portrait)]
         tokens = self.audio_projection(window.audio.flatten(0, 1)).unflatten(0, size) * audio[..., None]
         feature = self.v_kps_guider(window.guide.flatten(0, 1)).unflatten(0, size) * points[..., None, None]
-        weights = (torch.tensor([weight]) for weight in (reference_weight, audio_weight))
+        weights = (
+            torch.as_tensor(weight, device=window.keep.device).expand(size[0])[:, None].expand(size).reshape(-1, 1, 1)
+            for weight in (reference_weight, audio_weight)
+        )
         return self.denoising_unet(window.latents, window.timestep, tokens, feature, taps, *weights)

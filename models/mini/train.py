@@ -1,11 +1,11 @@
-"""Trains the small model stage by stage: `python -m vexpress_trt.models.mini.train STAGE --folder DIR [--minutes M]`.
+"""Trains the small model stage by stage: `python -m vexpress_trt.models.mini.train STAGE --folder DIR`.
 
-Stages in order: speech, vae, encoder, clips, spatial, motion, evaluate, package. Each goes on where it was stopped;
-the exit status is 3 while a plan's end has not been reached.
+Stages in order: speech, encoder, pack, networks, evaluate, package. `networks` are the autoencoder and the denoiser.
+Each goes on where it was stopped; the exit status is 3 while a plan's end has not been reached.
 """
 
 import argparse
-from dataclasses import replace
+import os
 from pathlib import Path
 
 import cv2
@@ -17,10 +17,17 @@ _UNFINISHED = 3  # the exit status of a stage that was stopped before its plan's
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=list(_STAGES))
-    parser.add_argument("--folder", type=Path, required=True, help="where data, checkpoints and curves are kept")
-    parser.add_argument("--minutes", type=float, default=1e9, help="stop after this time; the next call goes on")
-    parser.add_argument("--steps", type=int, help="length of the plan, where it is not the stage's own")
-    parser.add_argument("--count", type=int, default=2000, help="how many clips are made, or evaluated")
+    parser.add_argument("--folder", type=Path, required=True, help="where data, weights and curves are kept")
+    parser.add_argument("--minutes", type=float, default=1e9, help="stop the encoder's training after this time")
+    parser.add_argument("--carry", type=Path, help="the folder that `pack` writes and `networks` reads")
+    parser.add_argument("--megabytes", type=float, default=34, help="size of what is packed, about")
+    parser.add_argument("--scratch", type=Path, help="where clips are drawn: 2.4 MB each")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--seconds", type=float, default=14400, help="time for all networks together")
+    parser.add_argument("--frames", type=int, default=24, help="frames in a step of the denoiser; a GPU takes 384")
+    parser.add_argument("--clips", type=int, default=2000, help="how many clips are drawn at most")
+    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 1) - 1), help="that draw clips")
+    parser.add_argument("--count", type=int, default=16, help="how many clips are evaluated")
     parser.add_argument("--of", choices=("spatial", "motion"), default="motion", help="the denoiser that is meant")
     parser.add_argument("--guidance", type=float, default=2.0)
     parser.add_argument("--denoising", type=int, default=8, help="steps of denoising in an evaluation")
@@ -33,12 +40,6 @@ def main() -> None:
         raise SystemExit(_UNFINISHED)
 
 
-def _vae(arguments: argparse.Namespace) -> bool:
-    from vexpress_trt.models.mini.autoencoder import PLAN, train_autoencoder
-
-    return train_autoencoder(arguments.folder / "vae", _planned(PLAN, arguments), arguments.minutes)
-
-
 def _speech(arguments: argparse.Namespace) -> None:
     from vexpress_trt.models.mini.spoken import write_speech
 
@@ -48,28 +49,35 @@ def _speech(arguments: argparse.Namespace) -> None:
 def _encoder(arguments: argparse.Namespace) -> bool:
     from vexpress_trt.models.mini.listening import PLAN, train_listener, write_hearing
 
-    finished = train_listener(arguments.folder, _planned(PLAN, arguments), arguments.minutes)
+    finished = train_listener(arguments.folder, PLAN, arguments.minutes)
     if finished:
         write_hearing(arguments.folder)
     return finished
 
 
-def _clips(arguments: argparse.Namespace) -> None:
-    from vexpress_trt.models.mini.clips import write_clips
+def _pack(arguments: argparse.Namespace) -> None:
+    from vexpress_trt.models.mini.carry import pack_runs
+    from vexpress_trt.models.mini.listening import HEARING_FOLDER
+    from vexpress_trt.models.mini.spoken import TRAINING_FOLDER
 
-    write_clips(arguments.folder, arguments.count)
-
-
-def _spatial(arguments: argparse.Namespace) -> bool:
-    from vexpress_trt.models.mini.diffusion import SPATIAL_FOLDER, SPATIAL_PLAN, train_denoiser
-
-    return train_denoiser(arguments.folder, SPATIAL_FOLDER, _planned(SPATIAL_PLAN, arguments), arguments.minutes)
+    pack_runs(arguments.folder, TRAINING_FOLDER, HEARING_FOLDER, arguments.carry, arguments.megabytes)
 
 
-def _motion(arguments: argparse.Namespace) -> bool:
-    from vexpress_trt.models.mini.diffusion import MOTION_FOLDER, MOTION_PLAN, train_denoiser
+def _networks(arguments: argparse.Namespace) -> bool:
+    from vexpress_trt.models.mini.course import Course, run_course
 
-    return train_denoiser(arguments.folder, MOTION_FOLDER, _planned(MOTION_PLAN, arguments), arguments.minutes)
+    return run_course(
+        Course(
+            carry=arguments.carry,
+            folder=arguments.folder,
+            scratch=arguments.scratch,
+            device=arguments.device,
+            seconds=arguments.seconds,
+            frames=arguments.frames,
+            clips=arguments.clips,
+            workers=arguments.workers,
+        )
+    )
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -89,17 +97,11 @@ def _package(arguments: argparse.Namespace) -> None:
     print(f"{arguments.target}: {len(loaded.files)} files, {size / 1e6:.1f} MB, loads as official checkpoints")
 
 
-def _planned(plan, arguments: argparse.Namespace):
-    return plan if arguments.steps is None else replace(plan, steps=arguments.steps)
-
-
 _STAGES = {
     "speech": _speech,
-    "vae": _vae,
     "encoder": _encoder,
-    "clips": _clips,
-    "spatial": _spatial,
-    "motion": _motion,
+    "pack": _pack,
+    "networks": _networks,
     "evaluate": _evaluate,
     "package": _package,
 }

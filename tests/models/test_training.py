@@ -1,4 +1,4 @@
-"""What is trained is what the runtime computes, and training goes on as if it had never been stopped."""
+"""What is trained is what the runtime computes, and training goes on where it was stopped."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ from vexpress_trt.models.mini.networks import SmallVExpress, Window
 from vexpress_trt.models.mini.package import write_checkpoints
 from vexpress_trt.models.mini.sizes import LATENT_SCALE, MINI
 from vexpress_trt.models.mini.threads import threads_beside
-from vexpress_trt.models.mini.training import Plan, Run
+from vexpress_trt.models.mini.training import Plan, Run, averaged_weights, generator, progress_of, write_weights
 from vexpress_trt.runtime.audio_features import AudioFeatures
 
 
@@ -117,11 +117,11 @@ def test_rows_and_windows_are_those_of_the_runtime():
 def test_packaged_weights_load_as_official_checkpoints(model, tmp_path):
     parts = {"vae": Autoencoder(), "encoder": Listener(), "motion": model}
     for name, modules in parts.items():
-        Run(tmp_path / "runs" / name, modules, Plan(steps=1, rate=1e-3)).save()
+        write_weights(tmp_path / "runs" / name, modules.state_dict(), step=1, done=1.0)
     loaded = write_checkpoints(tmp_path / "runs", "motion", tmp_path / "checkpoints")
     assert loaded.networks.unet == MINI.networks().unet
     assert not loaded.random_weights
-    assert sum(record.size for record in loaded.files.values()) < 21e6
+    assert sum(record.size for record in loaded.files.values()) < 20e6
     name = "conv_in.weight"
     torch.testing.assert_close(
         loaded.denoising_unet[name].float(), model.denoising_unet.conv_in.weight, atol=1e-3, rtol=0
@@ -130,40 +130,74 @@ def test_packaged_weights_load_as_official_checkpoints(model, tmp_path):
         write_checkpoints(tmp_path / "runs", "motion", tmp_path / "checkpoints")
 
 
-def run_of(folder, steps: int) -> tuple[Run, nn.Module]:
+def run_of(folder, steps: int | None) -> tuple[Run, nn.Module]:
     torch.manual_seed(6)
     module = nn.Linear(3, 1)
-    return Run(folder, module, Plan(steps=steps, rate=0.1, warm_up=2, measure_every=100)), module
+    return Run(folder, module, Plan(rate=0.1, steps=steps, warm_up=2, average=0.5)), module
 
 
-def train(run: Run, module: nn.Module, stop_after: int | None = None) -> bool:
-    def loss_of(step: int):
-        if stop_after is not None and step + 1 >= stop_after:
-            run._stop()
-        inputs = torch.randn(8, 3, generator=torch.Generator().manual_seed(step))
-        loss = (module(inputs) - inputs.sum(dim=1, keepdim=True)).square().mean()
-        return loss, {"loss": loss.item()}
+def train(run: Run, module: nn.Module, *, seconds: float = 60.0, spoil_at: int = -1) -> bool:
+    def draw(step: int) -> list[torch.Tensor]:
+        inputs = torch.randn(8, 3, generator=generator(0, step))
+        return [inputs * float("nan") if step == spoil_at else inputs]
 
-    return run.train(loss_of, dict, minutes=1)
+    def loss(inputs: torch.Tensor) -> torch.Tensor:
+        error = (module(inputs) - inputs.sum(dim=1, keepdim=True)).square().mean()
+        return torch.stack([error, error.sqrt()])
+
+    return run.train(draw, loss, ("loss", "deviation"), dict, seconds)
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(tmp_path):
-    whole, module = run_of(tmp_path / "whole", 12)
-    assert train(whole, module)
-    first, stopped = run_of(tmp_path / "parts", 12)
-    assert not train(first, stopped, stop_after=5)
-    second, resumed = run_of(tmp_path / "parts", 12)
-    assert second.step == 5
-    assert train(second, resumed)
-    torch.testing.assert_close(resumed.state_dict(), module.state_dict())
+def test_a_run_learns_until_its_last_step(tmp_path):
+    run, module = run_of(tmp_path / "run", 200)
+    assert train(run, module)
+    assert progress_of(tmp_path / "run") == (200, 1.0)
+    torch.testing.assert_close(averaged_weights(tmp_path / "run")["weight"], torch.ones(1, 3), atol=0.02, rtol=0)
+
+
+def test_a_stopped_run_goes_on_from_its_averaged_weights(tmp_path):
+    first, module = run_of(tmp_path / "run", 10**9)
+    assert not train(first, module, seconds=0.2)
+    second, resumed = run_of(tmp_path / "run", 10**9)
+    assert second.step == first.step > 0
+    for name, tensor in averaged_weights(tmp_path / "run").items():
+        torch.testing.assert_close(resumed.state_dict()[name], tensor)
+    assert second.plan.rate_at(second.done, 0) < second.plan.rate_at(second.done, 50)  # and warms up again
+
+
+def test_a_timed_plan_ends_with_its_time(tmp_path):
+    run, module = run_of(tmp_path / "run", None)
+    assert train(run, module, seconds=0.3)
+    assert run.done == 1
+
+
+def test_numbers_that_are_not_finite_end_a_run_and_leave_the_weights_before_them(tmp_path):
+    run, module = run_of(tmp_path / "run", 10**9)
+    train(run, module, seconds=0.1)
+    kept = averaged_weights(tmp_path / "run")
+    spoilt, module = run_of(tmp_path / "run", 10**9)
+    with pytest.raises(FloatingPointError, match="has {'loss': nan"):
+        train(spoilt, module, spoil_at=spoilt.step)
+    torch.testing.assert_close(averaged_weights(tmp_path / "run"), kept)
+
+
+def test_large_weights_are_written_in_parts_and_none_may_be_missing(tmp_path):
+    state = {f"tensor{number}": torch.randn(2_000_000) for number in range(3)}
+    write_weights(tmp_path, state, step=3, done=0.5)
+    parts = sorted(tmp_path.glob("*.safetensors"))
+    assert len(parts) == 3
+    torch.testing.assert_close(averaged_weights(tmp_path), state)
+    parts[1].unlink()
+    with pytest.raises(FileNotFoundError, match="lacks weights"):
+        averaged_weights(tmp_path)
 
 
 def test_the_rate_rises_stays_and_falls():
-    plan = Plan(steps=100, rate=1.0, warm_up=10, decay=0.2)
-    assert plan.rate_at(0) == pytest.approx(0.1)
-    assert plan.rate_at(50) == 1.0
-    assert plan.rate_at(90) == pytest.approx(0.5)
-    assert plan.rate_at(100) == 0
+    plan = Plan(rate=1.0, warm_up=10, decay=0.2)
+    assert plan.rate_at(0.0, 0) == pytest.approx(0.1)
+    assert plan.rate_at(0.5, 50) == 1.0
+    assert plan.rate_at(0.9, 90) == pytest.approx(0.5)
+    assert plan.rate_at(1.0, 100) == 0
 
 
 @pytest.mark.parametrize("others, expected", [(0.0, 2), (0.4, 2), (0.9, 1), (2.0, 1)])
