@@ -1,0 +1,337 @@
+"""The denoising loop on a device: calls are enqueued ahead, and the host only looks whether final frames have come.
+
+One call is: gather latents, tokens, features and timesteps by the call's number -> denoiser -> fused step -> count on.
+Nothing in it depends on the host, so it is captured once for each denoiser graph and replayed. Three streams run beside
+one another: `feed` brings what new frames start from, `compute` has the calls, `leave` takes final frames out. Events
+order them; the host runs up to AHEAD calls in front of the device, looks at events and sleeps in between.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import numpy as np
+
+from vexpress_trt.engines.device_engine import DeviceEngine
+from vexpress_trt.engines.dtypes import numpy_dtype
+from vexpress_trt.engines.engine import CancelledError
+from vexpress_trt.runtime.cuda.device import Buffer, Device, Event
+from vexpress_trt.runtime.cuda.schedule import Batch, Schedule, alike
+from vexpress_trt.runtime.scheduler import Scheduler
+from vexpress_trt.runtime.stages import nonfinite
+from vexpress_trt.runtime.windows import Call, WindowPlan
+
+AHEAD = 8  # batches that may be enqueued and not done
+PIECE = 256  # batches whose tables are brought to the device at once
+_POLL_SECONDS = 0.0005
+
+FinalFrames = list[tuple[int, np.ndarray]]
+
+
+class FrameSource(Protocol):
+    """What new frames start from."""
+
+    def __call__(self, start: int, noise: np.ndarray, tokens: np.ndarray, features: np.ndarray) -> None:
+        """Fill the rows of frames from `start` on: noise float32 [N, 4, h, w], tokens [N, 5, C], features
+        [N, C0, h, w]."""
+
+
+@dataclass(eq=False)
+class _Enqueued:
+    """A batch on its way: `done` happens when its final frames and the status are in pinned memory row `row`."""
+
+    batch: Batch
+    row: int
+    done: Event
+
+
+class DeviceLoop:
+    """All buffers of a clip's loop, in one arena of a device, and the loop itself.
+
+    Latents, tokens and features lie in rings of as many frames as are live at a time and one window more, so that a new
+    window can be brought while the last one leaves: a clip's length costs no memory. Use as a context manager; leaving
+    it waits for the device and frees everything.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        denoiser: Callable[[int], DeviceEngine],
+        *,
+        plan: WindowPlan,
+        scheduler: Scheduler,
+        shape: tuple[int, ...],
+        guidance_scale: float,
+        live_windows: int,
+        window_batch: int = 1,
+        capture: bool = True,
+    ) -> None:
+        """`denoiser(step)` is the engine of a step, everything but what changes from call to call bound to it;
+        `shape` [4, h, w] that of a latent. `capture=False` enqueues every call's parts one by one instead. The loop
+        closes the device. Raises UserError where memory is short."""
+        self._device = device
+        self._denoiser = denoiser
+        self._plan = plan
+        self._scheduler = scheduler
+        self._shape = shape
+        self._size = int(np.prod(shape))
+        self._batch = window_batch
+        self._frames = window_batch * plan.window
+        self._capture = capture
+        self._slots = plan.live_frames(min(live_windows + 1, plan.windows))
+        self._most = plan.reach + 1
+        self._schedule = Schedule(plan, scheduler, slots=self._slots, batch=window_batch, guidance_scale=guidance_scale)
+        self._engines = list({id(engine): engine for engine in map(denoiser, range(scheduler.steps))}.values())
+        self._replays: dict[int, Callable[[], None]] = {}
+        self._ran: set[int] = set()
+        self._recent: deque[Batch] = deque(maxlen=2 * PIECE)
+        self._count = 0  # batches enqueued
+        try:
+            self._allocate()
+        except BaseException:
+            device.close()
+            raise
+
+    def run(self, groups: Iterable[list[Call]], source: FrameSource) -> Iterator[tuple[list[Call], FinalFrames]]:
+        """Every list of calls, once; yields (calls, final frames) for each list when the device has done it.
+
+        Lists of up to `window_batch` calls that can run at once; final frames are (index, latent float32 [4, h, w]) in
+        frame order. Raises UserError naming window and step when a prediction is not finite, CancelledError when an
+        engine was cancelled.
+        """
+        on_way: deque[_Enqueued] = deque()
+        batches = self._schedule.batches(alike(groups, self._denoiser))
+        while piece := list(islice(batches, PIECE)):
+            self._bring_tables(piece)
+            for batch in piece:
+                self._feed(batch, source, on_way)
+                self._enqueue(batch)
+                on_way.append(self._leave(batch, self._count % len(self._final)))
+                self._recent.append(batch)
+                self._count += 1
+                while on_way and (len(on_way) >= AHEAD or self._device.happened(on_way[0].done)):
+                    yield self._taken(on_way.popleft())
+        while on_way:
+            yield self._taken(on_way.popleft())
+
+    def close(self) -> None:
+        """Wait for the device, then free all memory."""
+        self._replays.clear()
+        self._device.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _allocate(self) -> None:
+        """The arena, pinned staging, streams and events."""
+        spec = self._engines[0].spec
+        batch, count, window = self._batch, self._frames, self._plan.window
+        sizes = {"B": batch, "F": window, "h": self._shape[1], "w": self._shape[2]}
+        call = {
+            tensor.name: (tuple(sizes.get(d, d) for d in tensor.shape), numpy_dtype(tensor.dtype))
+            for tensor in spec.inputs
+            if tensor.name in ("latents", "timestep", "tokens", "kps_feature")
+        }
+        halves = max(_halves(engine) for engine in self._engines)
+        (prediction,) = {engine.spec.outputs[0].dtype for engine in self._engines}
+        rows, float32, int32 = self._slots + 1, np.dtype(np.float32), np.dtype(np.int32)
+        tables = {
+            "slots": ((2 * PIECE, count), int32),
+            "places": ((2 * PIECE * batch, window, 4), int32),
+            "weights": ((2 * PIECE * batch, 6), float32),
+            "steps": ((2 * PIECE, batch), int32),
+        }
+        history = {"history": ((rows, self._size), float32)} if self._scheduler.remembers else {}
+        rings = {
+            "latents": ((rows, *self._shape), float32),
+            "tokens": ((rows, *call["tokens"][0][2:]), call["tokens"][1]),
+            "kps_feature": ((rows, *call["kps_feature"][0][2:]), call["kps_feature"][1]),
+        }
+        device = self._device
+        self._buffers = device.arena(
+            {
+                **{f"ring {name}": entry for name, entry in rings.items()},
+                "pending": ((rows, self._most, self._size), float32),
+                **history,
+                **tables,
+                **call,
+                "timesteps": ((self._scheduler.steps,), float32),
+                "prediction": ((batch, halves, window, *self._shape), numpy_dtype(prediction)),
+                "batch cursor": ((1,), int32),
+                "call cursor": ((1,), int32),
+                "status": ((1,), int32),
+            }
+        )
+        self._tables = {name: device.pinned(shape, dtype) for name, (shape, dtype) in tables.items()}
+        self._staging = {name: device.pinned((2 * window, *shape[1:]), dtype) for name, (shape, dtype) in rings.items()}
+        self._staged: deque[tuple[range, Event]] = deque()
+        self._final = device.pinned((AHEAD + 1, window, *self._shape), float32)
+        self._status = device.pinned((AHEAD + 1, 1), int32)
+        self._compute, self._feeding, self._leaving = device.stream(), device.stream(), device.stream()
+        self._stepped, self._fed = device.event(), device.event()
+        self._done = [device.event() for _ in range(AHEAD + 1)]
+        self._free_events: list[Event] = []
+        timesteps = device.pinned((self._scheduler.steps,), float32)
+        timesteps[:] = self._scheduler.timesteps
+        device.upload(timesteps, self._buffers["timesteps"], self._feeding)
+        self._timesteps = timesteps
+        for engine in self._engines:
+            output = engine.spec.outputs[0].name
+            shape = (batch, _halves(engine), window, *self._shape)
+            engine.bind_buffers(
+                **{name: self._buffers[name] for name in call},
+                **{output: device.part(self._buffers["prediction"], 0, shape)},
+            )
+
+    def _bring_tables(self, piece: list[Batch]) -> None:
+        """The tables of the next batches, into the half that those two pieces before had: all done by now."""
+        first = self._count % (2 * PIECE)
+        for name, array in self._tables.items():
+            each = len(array) // (2 * PIECE)
+            rows = array[first * each : (first + len(piece)) * each]
+            rows.reshape(len(piece), -1)[:] = [getattr(batch, name).reshape(-1) for batch in piece]
+            self._device.upload(rows, self._part(name, first * each, rows.shape), self._feeding)
+        self._device.record(self._fed, self._feeding)
+        self._device.wait(self._compute, self._fed)
+        if first == 0:
+            self._device.clear(self._buffers["batch cursor"], self._compute)
+            self._device.clear(self._buffers["call cursor"], self._compute)
+
+    def _feed(self, batch: Batch, source: FrameSource, on_way: Iterable[_Enqueued]) -> None:
+        """Bring what the frames that are first needed by a batch start from."""
+        if not batch.enter:
+            return
+        freed = batch.enter.stop - self._slots  # frames before this one had the slots
+        for earlier in on_way:
+            if earlier.batch.final and earlier.batch.final.start < freed:
+                self._device.wait(self._feeding, earlier.done)
+        for frames in _spans(batch.enter, len(self._staging["latents"])):
+            rows = slice(frames.start % (2 * self._plan.window), None)
+            self._make_room(frames)
+            staged = {name: array[rows][: len(frames)] for name, array in self._staging.items()}
+            source(frames.start, staged["latents"], staged["tokens"], staged["kps_feature"])
+            for part in _spans(frames, self._slots):
+                for name, array in staged.items():
+                    values = array[part.start - frames.start :][: len(part)]
+                    target = self._part(f"ring {name}", part.start % self._slots, values.shape)
+                    self._device.upload(values, target, self._feeding)
+            event = self._free_events.pop() if self._free_events else self._device.event()
+            self._device.record(event, self._feeding)
+            self._device.wait(self._compute, event)
+            self._staged.append((frames, event))
+
+    def _make_room(self, frames: range) -> None:
+        """Wait until what the frames' staging rows held before has been copied."""
+        held = 2 * self._plan.window
+        while self._staged and self._staged[0][0].start + held < frames.stop:
+            _, event = self._staged.popleft()
+            self._poll(event)
+            self._free_events.append(event)
+
+    def _enqueue(self, batch: Batch) -> None:
+        """One batch of calls on the compute stream. An engine's first call runs part by part, which warms it up."""
+        engine = self._denoiser(batch.calls[0][1])
+        self._require_running()
+        replay = self._replays.get(id(engine))
+        if replay is not None:
+            replay()
+        elif self._capture and id(engine) in self._ran:
+            replay = engine.capture(self._compute, lambda: self._call(engine))
+            self._replays[id(engine)] = replay
+            replay()
+        else:
+            self._call(engine)
+            self._ran.add(id(engine))
+        self._device.record(self._stepped, self._compute)
+
+    def _call(self, engine: DeviceEngine) -> None:
+        """Enqueue the parts of one batch; what they work on is looked up on the device."""
+        kernels, stream, at = self._device.kernels, self._compute, self._at
+        window, size, batch = self._plan.window, self._size, self._batch
+        numbered = at("slots"), at("batch cursor")
+        kernels.gather_latents(
+            at("ring latents"), *numbered, at("latents"), self._frames, size, self._slots + 1,
+            self._buffers["latents"].dtype.name, stream,
+        )  # fmt: skip
+        for name in ("tokens", "kps_feature"):
+            row = int(np.prod(self._buffers[name].shape[2:])) * self._buffers[name].dtype.itemsize
+            kernels.gather_rows(at(f"ring {name}"), *numbered, at(name), self._frames, row, stream)
+        kernels.gather_rows(at("timesteps"), at("steps"), at("batch cursor"), at("timestep"), batch, 4, stream)
+        engine.enqueue(stream)
+        halves, prediction = _halves(engine), self._buffers["prediction"]
+        for row in range(batch):
+            one = self._device.part(prediction, row * halves * window * size, (halves, window, size))
+            kernels.step_window(
+                self._device.address(one), prediction.dtype.name, halves, window, size,
+                at("ring latents"), at("pending"), self._most, at("history") if "history" in self._buffers else None,
+                at("places"), at("weights"), at("call cursor"), at("status"), stream,
+            )  # fmt: skip
+            kernels.advance(at("call cursor"), stream)
+        kernels.advance(at("batch cursor"), stream)
+
+    def _leave(self, batch: Batch, row: int) -> _Enqueued:
+        """Enqueue the copies of a batch's final frames and of the status."""
+        device, stream = self._device, self._leaving
+        device.wait(stream, self._stepped)
+        for part in _spans(batch.final, self._slots):
+            target = self._final[row][part.start - batch.final.start :][: len(part)]
+            device.download(self._part("ring latents", part.start % self._slots, target.shape), target, stream)
+        device.download(self._buffers["status"], self._status[row], stream)
+        device.record(self._done[row], stream)
+        return _Enqueued(batch, row, self._done[row])
+
+    def _taken(self, enqueued: _Enqueued) -> tuple[list[Call], FinalFrames]:
+        """What a batch gave, when the device has done it."""
+        self._poll(enqueued.done)
+        self._require_finite(int(self._status[enqueued.row, 0]))
+        frames = zip(enqueued.batch.final, self._final[enqueued.row], strict=False)
+        return enqueued.batch.calls, [(frame, latent.copy()) for frame, latent in frames]
+
+    def _require_finite(self, status: int) -> None:
+        """`status` is the number of a call in the tables, plus 1; or 0."""
+        if status == 0:
+            return
+        number, row = divmod(status - 1, self._batch)
+        batch = self._recent[-1 - (self._count - 1 - number) % (2 * PIECE)]
+        engine = self._denoiser(batch.calls[0][1])
+        window, step = batch.calls[min(row, len(batch.calls) - 1)]
+        raise nonfinite(engine.spec.name, f"prediction of window {window}, step {step}")
+
+    def _poll(self, event: Event) -> None:
+        while not self._device.happened(event):
+            self._require_running()
+            time.sleep(_POLL_SECONDS)
+
+    def _require_running(self) -> None:
+        for engine in self._engines:
+            if engine.cancelled:
+                raise CancelledError(f"{engine.spec.name} was cancelled")
+
+    def _at(self, name: str) -> Any:
+        return self._device.address(self._buffers[name])
+
+    def _part(self, name: str, row: int, shape: tuple[int, ...]) -> Buffer:
+        """Rows of a buffer from `row` on, as many as `shape` says."""
+        return self._device.part(self._buffers[name], row * int(np.prod(shape[1:])), shape)
+
+
+def _halves(engine: DeviceEngine) -> int:
+    return engine.spec.outputs[0].shape[1]
+
+
+def _spans(frames: range, slots: int) -> Iterator[range]:
+    """The frames in runs that lie in neighbouring ones of so many slots."""
+    start = frames.start
+    while start < frames.stop:
+        stop = min(frames.stop, start - start % slots + slots)
+        yield range(start, stop)
+        start = stop
