@@ -79,6 +79,41 @@ class HostKernels:
         """See `Kernels.advance`."""
         cursor.reshape(-1)[0] += 1
 
+    def noise(self, out: np.ndarray, seed: int, frame: int, size: int, stream: int = 0) -> None:
+        """See `Kernels.noise`."""
+        self._native.noise(*_bytes(out), seed, frame, size)
+
+    def median(
+        self,
+        previous: np.ndarray,
+        current: np.ndarray,
+        next: np.ndarray,
+        out: np.ndarray,
+        height: int,
+        width: int,
+        stream: int = 0,
+    ) -> None:
+        """See `Kernels.median`."""
+        self._native.median(*_bytes(previous, current, next, out), height, width)
+
+    def to_rgb8(
+        self,
+        decoded: np.ndarray,
+        dtype: str,
+        height: int,
+        width: int,
+        out: np.ndarray,
+        stream: int = 0,
+        status: np.ndarray | None = None,
+    ) -> None:
+        """See `Kernels.to_rgb8`."""
+        noted = None if status is None else _bytes(status)[0]
+        self._native.to_rgb8(*_bytes(decoded), dtype, height, width, *_bytes(out), noted)
+
+    def rgb_to_nv12(self, rgb: np.ndarray, out: np.ndarray, height: int, width: int, stream: int = 0) -> None:
+        """See `Kernels.rgb_to_nv12`."""
+        self._native.rgb_to_nv12(*_bytes(rgb, out), height, width)
+
 
 def _bytes(*arrays: np.ndarray) -> list[np.ndarray]:
     """The arrays' memory, uint8 [bytes] each. Raises ValueError where an array is not C-contiguous."""

@@ -5,20 +5,19 @@ from types import TracebackType
 
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.runtime.cuda import nvrtc
-
-DTYPES = ("float32", "float16", "bfloat16")
+from vexpress_trt.runtime.cuda.nvrtc import DTYPES
 
 _THREADS = 256
 _MOST_COLUMNS, _MOST_ROWS = 4096, 65_535  # blocks of a grid; what is beyond, their threads do in turn
-_POINTER, _INDEX, _WORD = ctypes.c_void_p, ctypes.c_longlong, ctypes.c_uint
+_POINTER, _INDEX, _WORD, _SEED = ctypes.c_void_p, ctypes.c_longlong, ctypes.c_uint, ctypes.c_ulonglong
 
 
 class Kernels:
     """The kernels on one GPU. Every method only enqueues: nothing waits, and nothing is allocated.
 
-    Pointers and the stream are addresses and handles as int. Latents, rings and weights are float32; dtypes are named as
-    in DTYPES. `cursor` points to the number of the call, an int32 on the device, by which tables of the whole schedule are
-    looked up: one captured CUDA graph serves for all calls. HostKernels does the same over NumPy arrays.
+    Pointers and the stream are addresses and handles as int; dtypes are named as in DTYPES, latents are float32.
+    `cursor` points to the number of the call, an int32 on the device, by which tables of the whole schedule are looked
+    up: one captured CUDA graph serves for all calls. HostKernels does the same over NumPy arrays.
 
     Any thread may launch; the GPU's primary context is made current for the launch and the one before restored.
     """
@@ -125,8 +124,8 @@ class Kernels:
         prediction [halves, frames, size] in `prediction_dtype`, the unconditional half first if there are two; ring and
         history (None or 0 where the solver needs none) [slots, size]; pending [slots, most, size]; places int32
         [calls, frames, 4]: slot, windows that contain the frame, this one's place among them, whether it is the last
-        missing one; weights float32 [calls, 6]: guidance, sample, prediction, history, signal, noise. `status`, an int32
-        that starts at 0, becomes the number of the first call with a value that is not finite, plus 1.
+        missing one; weights float32 [calls, 6]: guidance, sample, prediction, history, signal, noise. `status`,
+        an int32 that starts at 0, becomes the number of the first call with a value that is not finite, plus 1.
         """
         pointers = (ring, pending, most, history or 0, places, weights, cursor, status)
         self._launch(
@@ -142,6 +141,39 @@ class Kernels:
     def advance(self, cursor: int, stream: int) -> None:
         """cursor += 1, for the next call."""
         self._launch("advance", (1, 1), ((cursor,), (_POINTER,)), stream, threads=1)
+
+    def noise(self, out: int, seed: int, frame: int, size: int, stream: int) -> None:
+        """The noise a frame starts from, float32 [size]: as `frame_noise` of runtime/noise.py to within one unit in the
+        last place, since the GPU's logarithm, sine and cosine are its own."""
+        self._launch("noise", (1, -(-size // 4)), ((out, seed, frame, size), (_POINTER, _SEED, _WORD, _INDEX)), stream)
+
+    def median(self, previous: int, current: int, next: int, out: int, height: int, width: int, stream: int) -> None:
+        """The 3x3x3 median of frames uint8 [height, width, 3], bit for bit that of runtime/median.py."""
+        arguments = (previous, current, next, out, height, width)
+        self._launch("median", (height, 3 * width), (arguments, (*[_POINTER] * 4, _INDEX, _INDEX)), stream)
+
+    def to_rgb8(
+        self, decoded: int, dtype: str, height: int, width: int, out: int, stream: int, status: int | None = None
+    ) -> None:
+        """uint8 [height, width, 3] of the decoder's [3, height, width] in -1 to 1, as the loop on the CPU makes it:
+        x / 2 + 1/2 in float32, limited to 0 to 1, times 255, truncated. `status`: an int32 that becomes 1 where it is 0
+        and a value is not finite, or None."""
+        arguments = (decoded, out, height, width, status or 0)
+        self._launch(
+            f"to_rgb8_{dtype}", (height, width), (arguments, (_POINTER, _POINTER, _INDEX, _INDEX, _POINTER)), stream
+        )
+
+    def rgb_to_nv12(self, rgb: int, out: int, height: int, width: int, stream: int) -> None:
+        """NV12 of a frame uint8 [height, width, 3], BT.601 in limited range, rounded to the nearest value, halves up.
+
+        out: luma [height, width], then blue and red chroma [ceil(height / 2), ceil(width / 2), 2] of the mean colour.
+        """
+        self._launch(
+            "nv12",
+            (-(-height // 2), -(-width // 2)),
+            ((rgb, out, height, width), (_POINTER, _POINTER, _INDEX, _INDEX)),
+            stream,
+        )
 
     def _launch(
         self,

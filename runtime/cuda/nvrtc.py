@@ -9,10 +9,10 @@ from vexpress_trt.engines.files import atomic_path, user_cache
 
 NATIVE = Path(__file__).resolve().parent.parent / "native"
 SOURCE = NATIVE / "cuda" / "kernels.cu"
+DTYPES = ("float32", "float16", "bfloat16")
 KERNELS = (
-    *(f"{name}_{dtype}" for name in ("gather_latents", "step_window") for dtype in ("float32", "float16", "bfloat16")),
-    "gather_rows_bytes",
-    "advance",
+    *(f"{name}_{dtype}" for name in ("gather_latents", "step_window", "to_rgb8") for dtype in DTYPES),
+    *("gather_rows_bytes", "advance", "noise", "median", "nv12"),
 )
 _OPTIONS = ("--std=c++17", "--fmad=false")
 

@@ -8,8 +8,8 @@
 
 namespace vexpress {
 
-// next = sample * x + prediction * v + history * h, with x the frame's latent, v the mean of its windows' predictions and
-// h the noise-free latent signal * x - noise * v of the step before.
+// next = sample * x + prediction * v + history * h, with x the frame's latent, v the mean of its windows' predictions
+// and h the noise-free latent signal * x - noise * v of the step before.
 struct StepWeights {
     float guidance;
     float sample;

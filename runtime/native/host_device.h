@@ -66,4 +66,13 @@ VEXPRESS_INLINE float float_of(Word32 bits) {
 #endif
 }
 
+// Writes `value` where nothing was noted yet.
+VEXPRESS_INLINE void note_first(Int32 *status, Int32 value) {
+#if defined(__CUDA_ARCH__)
+    atomicCAS(status, 0, value);
+#else
+    if (*status == 0) *status = value;
+#endif
+}
+
 }  // namespace vexpress

@@ -1,5 +1,6 @@
-// The CUDA kernels' arithmetic on the CPU, over arrays: what the kernels are tested against, and a device loop where there
-// is no GPU. Each function does what the kernel of its name in cuda/kernels.cu does, from the same header.
+// The CUDA kernels' arithmetic on the CPU, over arrays: what the kernels are tested against, and what a test of the
+// device's loop runs on where there is no GPU. Each function does what the kernel of its name in cuda/kernels.cu does,
+// from the same header.
 //
 // Arrays come as bytes; what they hold is given by name and sizes, as a kernel's pointers are. All sizes are checked.
 #include <nanobind/nanobind.h>
@@ -7,11 +8,15 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
+#include <algorithm>
 #include <optional>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
 
+#include "colour.h"
+#include "median_pixel.h"
+#include "philox_noise.h"
 #include "scheduled.h"
 
 namespace nb = nanobind;
@@ -79,9 +84,9 @@ void step_by_table_on_host(In prediction, const std::string &prediction_dtype, I
                            Out ring, Out pending, Index most, std::optional<Out> history, In places, In weights,
                            In cursor, Out status) {
     if (halves != 1 && halves != 2) throw std::invalid_argument("prediction has neither one half nor two");
-    const Index slots = count_of<float>(ring, size), calls = count_of<FramePlace>(places, frames);
-    const Int32 *at = checked_cursor(cursor, calls < count_of<StepWeights>(weights, 1) ? calls
-                                                                                      : count_of<StepWeights>(weights, 1));
+    const Index slots = count_of<float>(ring, size);
+    const Index calls = std::min(count_of<FramePlace>(places, frames), count_of<StepWeights>(weights, 1));
+    const Int32 *at = checked_cursor(cursor, calls);
     const FramePlace *first = values<FramePlace>(places, 0, "places");
     for (Index frame = 0; frame < frames; ++frame) {
         const FramePlace &place = first[*at * frames + frame];
@@ -99,6 +104,33 @@ void step_by_table_on_host(In prediction, const std::string &prediction_dtype, I
     });
 }
 
+void noise_on_host(Out out, Word64 seed, Word32 frame, Index size) {
+    frame_noise(Share{}, values<float>(out, size, "out"), seed, frame, size);
+}
+
+void median_on_host(In previous, In current, In next, Out out, Index height, Index width) {
+    const Index count = height * width * 3;
+    median_3x3x3(Share{}, values<Byte>(previous, count, "previous"), values<Byte>(current, count, "current"),
+                 values<Byte>(next, count, "next"), values<Byte>(out, count, "out"), height, width);
+}
+
+void to_rgb8_on_host(In decoded, const std::string &dtype, Index height, Index width, Out out,
+                     std::optional<Out> status) {
+    Int32 *noted = status ? values<Int32>(*status, 1, "status") : nullptr;
+    const Index count = height * width * 3;
+    with_dtype(dtype, [&](auto zero) {
+        using Value = decltype(zero);
+        to_rgb8(Share{}, values<Value>(decoded, count, "decoded"), values<Byte>(out, count, "out"), height, width,
+                noted);
+    });
+}
+
+void rgb_to_nv12_on_host(In rgb, Out out, Index height, Index width) {
+    const Index chroma = (height + 1) / 2 * ((width + 1) / 2) * 2;
+    rgb_to_nv12(Share{}, values<Byte>(rgb, height * width * 3, "rgb"),
+                values<Byte>(out, height * width + chroma, "out"), height, width);
+}
+
 }  // namespace
 
 void bind_host_kernels(nb::module_ &module) {
@@ -108,4 +140,8 @@ void bind_host_kernels(nb::module_ &module) {
     m.def("gather_rows", &gather_rows_on_host, "ring"_a, "table"_a, "cursor"_a, "out"_a, "frames"_a, "row_bytes"_a);
     m.def("step_window", &step_by_table_on_host, "prediction"_a, "prediction_dtype"_a, "halves"_a, "frames"_a, "size"_a,
           "ring"_a, "pending"_a, "most"_a, "history"_a.none(), "places"_a, "weights"_a, "cursor"_a, "status"_a);
+    m.def("noise", &noise_on_host, "out"_a, "seed"_a, "frame"_a, "size"_a);
+    m.def("median", &median_on_host, "previous"_a, "current"_a, "next"_a, "out"_a, "height"_a, "width"_a);
+    m.def("to_rgb8", &to_rgb8_on_host, "decoded"_a, "dtype"_a, "height"_a, "width"_a, "out"_a, "status"_a.none());
+    m.def("rgb_to_nv12", &rgb_to_nv12_on_host, "rgb"_a, "out"_a, "height"_a, "width"_a);
 }

@@ -22,8 +22,8 @@ VEXPRESS_INLINE bool aligned(const void *pointer, Index bytes) {
     return reinterpret_cast<Word64>(pointer) % static_cast<Word64>(bytes) == 0;
 }
 
-// Row f of `out`, [frames, size / Count] packs, is row table[*cursor, f] of `ring`, converted. A slot that `ring` does not
-// have gives NaN, which the step of the call reports.
+// Row f of `out`, [frames, size / Count] packs, is row table[*cursor, f] of `ring`, converted. A slot that `ring` does
+// not have gives NaN, which the step of the call reports.
 template <typename Value, int Count>
 VEXPRESS_INLINE void gather_packs(const Share &share, const float *ring, const Int32 *table, const Int32 *cursor,
                                   Value *out, Index frames, Index size, Index slots) {
@@ -77,15 +77,6 @@ VEXPRESS_INLINE void gather_rows(const Share &share, const void *ring, const Int
         gather_units<Word32>(share, ring, table, cursor, out, frames, row_bytes);
     else
         gather_units<Byte>(share, ring, table, cursor, out, frames, row_bytes);
-}
-
-// Writes `value` where nothing was noted yet.
-VEXPRESS_INLINE void note_first(Int32 *status, Int32 value) {
-#if defined(__CUDA_ARCH__)
-    atomicCAS(status, 0, value);
-#else
-    if (*status == 0) *status = value;
-#endif
 }
 
 // Guidance, overlap mean and solver step of the window that call *cursor predicted: [halves, frames, size], the

@@ -2,6 +2,9 @@
 //
 // Compiled as it is by NVRTC (runtime/cuda/nvrtc.py) and by nvcc for the C library (vexpress_cuda.cu). Multiply and add
 // are rounded one by one (--fmad=false), as on the CPU: the results are the same bits.
+#include "colour.h"
+#include "median_pixel.h"
+#include "philox_noise.h"
 #include "scheduled.h"
 
 namespace {
@@ -26,6 +29,10 @@ __device__ __forceinline__ Share here() {
                                                    const Int32 *cursor, Int32 *status) {                              \
         step_window(here(), prediction, halves, frames, size, ring, pending, most, history, places, weights, cursor,  \
                     status);                                                                                          \
+    }                                                                                                                 \
+    extern "C" __global__ void to_rgb8_##dtype(const Value *decoded, Byte *out, Index height, Index width,            \
+                                               Int32 *status) {                                                       \
+        to_rgb8(here(), decoded, out, height, width, status);                                                         \
     }
 
 VEXPRESS_KERNELS_OF(float32, float)
@@ -39,4 +46,17 @@ extern "C" __global__ void gather_rows_bytes(const void *ring, const Int32 *tabl
 
 extern "C" __global__ void advance(Int32 *cursor) {
     ++*cursor;
+}
+
+extern "C" __global__ void noise(float *out, Word64 seed, Word32 frame, Index size) {
+    frame_noise(here(), out, seed, frame, size);
+}
+
+extern "C" __global__ void median(const Byte *previous, const Byte *current, const Byte *next, Byte *out, Index height,
+                                  Index width) {
+    median_3x3x3(here(), previous, current, next, out, height, width);
+}
+
+extern "C" __global__ void nv12(const Byte *rgb, Byte *out, Index height, Index width) {
+    rgb_to_nv12(here(), rgb, out, height, width);
 }

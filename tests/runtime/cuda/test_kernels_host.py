@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vexpress_trt.engines.manifest import SchedulerConfig
+from vexpress_trt.runtime import _native
 from vexpress_trt.runtime.cuda.host_kernels import HostKernels
 from vexpress_trt.runtime.latent_store import LatentStore
 from vexpress_trt.runtime.noise import frame_noise
@@ -221,3 +222,66 @@ def test_what_does_not_fit_is_refused() -> None:
         stepped(prediction, "float32", 0, 0, ring=np.zeros((2, 12), np.float32)[:, ::2])
     with pytest.raises(ValueError, match="row that ring does not have"):
         HOST.gather_rows(np.zeros(4, np.uint8), np.array([[4]], np.int32), np.zeros(1, np.int32), np.zeros(1), 1, 1)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 16_384, 16_387])
+@pytest.mark.parametrize("seed, frame", [(42, 0), ((7 << 32) + 5, 3), (2**64 - 1, 2**31)])
+def test_noise_is_the_documented_recipe_to_the_last_place(size: int, seed: int, frame: int) -> None:
+    out = np.full(size + 1, 9, np.float32)
+    HOST.noise(out, seed, frame, size)
+    expected = frame_noise(seed, frame, (size,))
+    assert (np.abs(out[:size] - expected) <= np.spacing(np.abs(expected))).all()
+    assert out[size] == 9
+
+
+@pytest.mark.parametrize("height, width", [(1, 1), (1, 9), (9, 1), (2, 2), (5, 7), (33, 64)])
+def test_median_equals_that_of_the_cpu(height: int, width: int) -> None:
+    frames = np.random.default_rng(width).integers(0, 256, (3, height, width, 3), dtype=np.uint8)
+    out, expected = np.empty_like(frames[0]), np.empty_like(frames[0])
+    HOST.median(*frames, out, height, width)
+    _native.median_3x3x3(*frames, expected)
+    np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_decoded_images_become_bytes_as_in_the_loop_on_the_cpu(dtype: type) -> None:
+    pytest.importorskip("av")
+    from vexpress_trt.runtime.generation import quantised
+
+    decoded = np.random.default_rng(0).normal(0, 0.8, (3, 37, 21)).astype(dtype)
+    decoded[0, :16, :16] = np.linspace(-1, 1, 256).reshape(16, 16)
+    image = np.clip(decoded.transpose(1, 2, 0) * np.float32(0.5) + np.float32(0.5), 0.0, 1.0)
+    out, status = np.empty((37, 21, 3), np.uint8), np.zeros(1, np.int32)
+    HOST.to_rgb8(decoded, np.dtype(dtype).name, 37, 21, out, status=status)
+    np.testing.assert_array_equal(out, next(quantised([image])))
+    assert status[0] == 0
+    for value in (np.nan, np.inf, -np.inf):
+        decoded[1, 36, 20] = value
+        status[0] = 0
+        HOST.to_rgb8(decoded, np.dtype(dtype).name, 37, 21, out, status=status)
+        assert status[0] == 1
+        assert out[36, 20, 1] == (255 if value == np.inf else 0)
+
+
+@pytest.mark.parametrize("height, width", [(2, 2), (1, 1), (5, 3), (64, 34)])
+def test_nv12_is_bt601_in_limited_range_rounded_to_nearest(height: int, width: int) -> None:
+    rgb = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    rows, columns = -(-height // 2), -(-width // 2)
+    out = np.full(height * width + 2 * rows * columns + 1, 9, np.uint8)
+    HOST.rgb_to_nv12(rgb, out, height, width)
+    luma = 16 + rgb @ np.array([65.481, 128.553, 24.966]) / 255
+    np.testing.assert_array_equal(out[: height * width].reshape(height, width), np.floor(luma + 0.5))
+    mean = np.empty((rows, columns, 3))
+    for row, column in np.ndindex(rows, columns):
+        mean[row, column] = rgb[2 * row : 2 * row + 2, 2 * column : 2 * column + 2].mean(axis=(0, 1))
+    chroma = 128 + mean @ np.array([[-37.797, -74.203, 112], [112, -93.786, -18.214]]).T / 255
+    np.testing.assert_array_equal(out[height * width : -1].reshape(rows, columns, 2), np.floor(chroma + 0.5))
+    assert out[-1] == 9
+
+
+@pytest.mark.parametrize("grey", [0, 1, 128, 255])
+def test_nv12_of_grey_has_no_colour(grey: int) -> None:
+    out = np.empty(24, np.uint8)
+    HOST.rgb_to_nv12(np.full((4, 4, 3), grey, np.uint8), out, 4, 4)
+    assert (out[16:] == 128).all()
+    assert {0: 16, 255: 235}.get(grey, out[0]) == out[0]
