@@ -46,7 +46,7 @@ class Kernels:
             with self._current():
                 self._module = self._call("cuModuleLoadData", code)
                 self._functions = {
-                    name: self._call("cuModuleGetFunction", self._module, name.encode()) for name in nvrtc.KERNELS
+                    name: self._call("cuModuleGetFunction", self._module, f"vx_{name}".encode()) for name in nvrtc.KERNELS
                 }
         except BaseException:
             self.close()
@@ -96,7 +96,7 @@ class Kernels:
     ) -> None:
         """out [frames, row_bytes] = rows table[cursor] of ring [slots, row_bytes], bytes as they are."""
         self._launch(
-            "gather_rows_bytes",
+            "gather_rows",
             (frames, -(-row_bytes // 4)),
             ((ring, table, cursor, out, frames, row_bytes), (*[_POINTER] * 4, *[_INDEX] * 2)),
             stream,
@@ -169,7 +169,7 @@ class Kernels:
         out: luma [height, width], then blue and red chroma [ceil(height / 2), ceil(width / 2), 2] of the mean colour.
         """
         self._launch(
-            "nv12",
+            "rgb_to_nv12",
             (-(-height // 2), -(-width // 2)),
             ((rgb, out, height, width), (_POINTER, _POINTER, _INDEX, _INDEX)),
             stream,

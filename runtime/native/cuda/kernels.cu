@@ -18,20 +18,21 @@ __device__ __forceinline__ Share here() {
 
 }  // namespace
 
+#define VEXPRESS_KERNEL extern "C" __global__ void
+
 #define VEXPRESS_KERNELS_OF(dtype, Value)                                                                             \
-    extern "C" __global__ void gather_latents_##dtype(const float *ring, const Int32 *table, const Int32 *cursor,     \
-                                                      Value *out, Index frames, Index size, Index slots) {            \
+    VEXPRESS_KERNEL vx_gather_latents_##dtype(const float *ring, const Int32 *table, const Int32 *cursor, Value *out, \
+                                              Index frames, Index size, Index slots) {                                \
         gather_latents(here(), ring, table, cursor, out, frames, size, slots);                                        \
     }                                                                                                                 \
-    extern "C" __global__ void step_window_##dtype(const Value *prediction, Index halves, Index frames, Index size,   \
-                                                   float *ring, float *pending, Index most, float *history,           \
-                                                   const FramePlace *places, const StepWeights *weights,              \
-                                                   const Int32 *cursor, Int32 *status) {                              \
+    VEXPRESS_KERNEL vx_step_window_##dtype(const Value *prediction, Index halves, Index frames, Index size,           \
+                                           float *ring, float *pending, Index most, float *history,                   \
+                                           const FramePlace *places, const StepWeights *weights, const Int32 *cursor, \
+                                           Int32 *status) {                                                           \
         step_window(here(), prediction, halves, frames, size, ring, pending, most, history, places, weights, cursor,  \
                     status);                                                                                          \
     }                                                                                                                 \
-    extern "C" __global__ void to_rgb8_##dtype(const Value *decoded, Byte *out, Index height, Index width,            \
-                                               Int32 *status) {                                                       \
+    VEXPRESS_KERNEL vx_to_rgb8_##dtype(const Value *decoded, Byte *out, Index height, Index width, Int32 *status) {   \
         to_rgb8(here(), decoded, out, height, width, status);                                                         \
     }
 
@@ -39,24 +40,24 @@ VEXPRESS_KERNELS_OF(float32, float)
 VEXPRESS_KERNELS_OF(float16, Float16)
 VEXPRESS_KERNELS_OF(bfloat16, BFloat16)
 
-extern "C" __global__ void gather_rows_bytes(const void *ring, const Int32 *table, const Int32 *cursor, void *out,
-                                             Index frames, Index row_bytes) {
+VEXPRESS_KERNEL vx_gather_rows(const void *ring, const Int32 *table, const Int32 *cursor, void *out, Index frames,
+                               Index row_bytes) {
     gather_rows(here(), ring, table, cursor, out, frames, row_bytes);
 }
 
-extern "C" __global__ void advance(Int32 *cursor) {
+VEXPRESS_KERNEL vx_advance(Int32 *cursor) {
     ++*cursor;
 }
 
-extern "C" __global__ void noise(float *out, Word64 seed, Word32 frame, Index size) {
+VEXPRESS_KERNEL vx_noise(float *out, Word64 seed, Word32 frame, Index size) {
     frame_noise(here(), out, seed, frame, size);
 }
 
-extern "C" __global__ void median(const Byte *previous, const Byte *current, const Byte *next, Byte *out, Index height,
-                                  Index width) {
+VEXPRESS_KERNEL vx_median(const Byte *previous, const Byte *current, const Byte *next, Byte *out, Index height,
+                          Index width) {
     median_3x3x3(here(), previous, current, next, out, height, width);
 }
 
-extern "C" __global__ void nv12(const Byte *rgb, Byte *out, Index height, Index width) {
+VEXPRESS_KERNEL vx_rgb_to_nv12(const Byte *rgb, Byte *out, Index height, Index width) {
     rgb_to_nv12(here(), rgb, out, height, width);
 }
