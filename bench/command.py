@@ -6,6 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from vexpress_trt.engines.errors import UserError
 from vexpress_trt.runtime.request import GenerationRequest
 
 _ENGINE = "backend dtype threads image_width image_height context_frames guidance_scale".split()
@@ -14,11 +15,15 @@ _JOB = (
     "reference_attention_weight audio_attention_weight context_frames context_overlap window_batch seed fps "
     "image_width image_height dtype backend threads"
 ).split()
+_QUALITY = (
+    "preset num_inference_steps solver guidance_interval context_frames context_overlap seed dtype backend threads"
+).split()
 _HELP = {
     "stages": "seconds, memory and reached share of this machine of every stage of a bundle",
     "compare": "a whole job by the original's order of work and by the engines, in turns",
     "plain": "one denoiser call with and without the exact savings, in turns",
     "sweep": "speed and memory against clip length, windows per call and threads",
+    "quality": "what the clips of a model of the drawn world are worth, with and without each input",
     "plot": "a PNG of the results of compare and stages",
 }
 
@@ -73,6 +78,17 @@ def add_commands(bench: argparse.ArgumentParser, add_request_flag: AddFlag) -> N
     parser.add_argument("--thread_counts", type=_numbers(int), default=(), help="CPU threads, at the first length")
     common(parser, 1)
 
+    parser = command("quality", _quality, _QUALITY)
+    parser.add_argument("bundle", type=Path, nargs="?", metavar="BUNDLE", help="default: the model in the box")
+    for name in ("guidance_scale", "reference_attention_weight", "audio_attention_weight"):
+        parser.add_argument(f"--{name}", type=float, help="default: what the model in the box was trained for")
+    parser.add_argument("--clips", type=int, help="held-out clips (default: all, with --table 6 for each row)")
+    parser.add_argument("--table", action="store_true", help="a row for each setting; goes on where --json ended")
+    parser.add_argument("--only", action="append", default=[], metavar="ROW", help="with --table: make this row anew")
+    parser.add_argument("--minutes", type=float, help="with --table: begin no row after so many minutes")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results here")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="also draw them here")
+
     parser = command("plot", _plot, [])
     parser.add_argument("results", type=Path, nargs="+", metavar="RESULT", help="JSON files of compare and stages")
     parser.add_argument("--output", type=Path, required=True, metavar="PNG", help="the picture to write")
@@ -124,6 +140,32 @@ def _sweep(args: argparse.Namespace) -> int:
             )
         ),
     )
+
+
+def _quality(args: argparse.Namespace) -> int:
+    from vexpress_trt.bench.quality import QualitySettings, measure_quality
+    from vexpress_trt.bench.quality_plot import plot_quality
+    from vexpress_trt.bench.quality_table import TableSettings, make_table
+    from vexpress_trt.bench.report import check_json_path, write_json
+    from vexpress_trt.models.box.box import SETTINGS, shipped_bundle
+
+    if args.table and args.json is None:
+        raise UserError("--json is missing: --table keeps its rows there.")
+    for path in (args.json, args.plot):
+        check_json_path(path)
+    bundle = args.bundle or shipped_bundle()
+    flags = {**SETTINGS, **_given(args, [*_QUALITY, *SETTINGS.keys() - {"fps"}])}
+    if args.table:
+        table = TableSettings(bundle, flags, args.clips or 6, tuple(args.only), args.minutes)
+        report = make_table(table, args.json)
+    else:
+        report = measure_quality(QualitySettings(bundle, flags, **_given(args, ["clips"])))
+    print(report.as_markdown())
+    if args.json is not None:
+        write_json(report, args.json)
+    if args.plot is not None:
+        plot_quality(report, args.plot)
+    return 0
 
 
 def _plot(args: argparse.Namespace) -> int:

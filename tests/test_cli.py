@@ -14,7 +14,9 @@ def _run(*argv: str) -> subprocess.CompletedProcess:
     )
 
 
-@pytest.mark.parametrize("command", ["generate", "demo", "extract", "export", "verify", "fetch", "bench", "doctor", "inspect"])
+@pytest.mark.parametrize(
+    "command", ["generate", "demo", "extract", "export", "verify", "fetch", "bench", "doctor", "inspect"]
+)
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         cli.main([command, "--help"])
