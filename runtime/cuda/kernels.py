@@ -46,7 +46,8 @@ class Kernels:
             with self._current():
                 self._module = self._call("cuModuleLoadData", code)
                 self._functions = {
-                    name: self._call("cuModuleGetFunction", self._module, f"vx_{name}".encode()) for name in nvrtc.KERNELS
+                    name: self._call("cuModuleGetFunction", self._module, f"vx_{name}".encode())
+                    for name in nvrtc.KERNELS
                 }
         except BaseException:
             self.close()

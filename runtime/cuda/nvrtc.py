@@ -1,5 +1,6 @@
 """The CUDA kernels compiled at run time for the GPU at hand, and kept in the user's cache."""
 
+import contextlib
 import hashlib
 from pathlib import Path
 from types import ModuleType
@@ -22,15 +23,13 @@ def cubin(architecture: int) -> bytes:
 
     Raises UserError where NVRTC is missing, does not know the architecture or refuses the source.
     """
-    nvrtc = bindings("nvrtc")
-    _, major, minor = _checked(nvrtc, nvrtc.nvrtcVersion())
-    key = f"kernels-sm{architecture}-nvrtc{major}.{minor}-{source_hash()[:16]}"
+    key = f"kernels-sm{architecture}-nvrtc{version(bindings('nvrtc'))}-{source_hash()[:16]}"
     kept = user_cache() / "kernels" / f"{key}.cubin"
     try:
         return kept.read_bytes()
     except OSError:
         code = compiled(architecture)
-    with atomic_path(kept) as path:
+    with contextlib.suppress(UserError), atomic_path(kept) as path:  # only the next start pays where this fails
         path.write_bytes(code)
     return code
 
@@ -79,8 +78,11 @@ def bindings(name: str) -> ModuleType:
 
 
 def version(nvrtc: ModuleType) -> str:
-    """NVRTC's version, such as 13.0."""
-    _, major, minor = _checked(nvrtc, nvrtc.nvrtcVersion())
+    """NVRTC's version, such as 13.0. Raises UserError where the bindings do not find the library."""
+    try:
+        _, major, minor = _checked(nvrtc, nvrtc.nvrtcVersion())
+    except RuntimeError as error:
+        raise UserError(f"the CUDA loop needs NVRTC ({error}): pip install 'vexpress-trt[cuda]'") from None
     return f"{major}.{minor}"
 
 
