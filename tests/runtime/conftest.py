@@ -4,7 +4,6 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 
@@ -14,6 +13,7 @@ SoundMaker = Callable[..., Path]
 @pytest.fixture(scope="session")
 def make_sound() -> SoundMaker:
     """`make_sound(path, samples [channels, S], rate, codec, form)` writes a sound file and gives its path back."""
+    av = pytest.importorskip("av")
 
     def write(path: Path, samples: np.ndarray, rate: int, codec: str = "pcm_s16le", form: str = "s16") -> Path:
         layout = {1: "mono", 2: "stereo", 6: "5.1"}[len(samples)]
