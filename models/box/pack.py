@@ -35,15 +35,15 @@ def pack(checkpoints: Path, box: Path = BOX) -> None:
     Raises UserError for checkpoints that cannot be exported.
     """
     from vexpress_trt.export.build_bundle import export_bundle
-    from vexpress_trt.export.checkpoints import LAYOUT, load_checkpoints
+    from vexpress_trt.export.checkpoints import RANDOM_MARK, load_checkpoints
 
     with tempfile.TemporaryDirectory(prefix="vexpress-pack-") as name:
         work = Path(name)
-        for file in load_checkpoints(checkpoints).files:
+        given = load_checkpoints(checkpoints)
+        for file in (*given.files, *([RANDOM_MARK] if given.random_weights else [])):
             copy = work / CHECKPOINTS / file
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(checkpoints / file, copy)
-        assert len(LAYOUT) == sum(path.is_file() for path in (work / CHECKPOINTS).rglob("*"))
         exported = work / "exported.bundle"
         export_bundle(
             load_checkpoints(work / CHECKPOINTS), exported, precisions=("fp32",), image_width=SIZE, image_height=SIZE
