@@ -1,22 +1,30 @@
 """`vexpress build`: all graphs of a bundle in one precision become engines, each built once."""
 
+import json
 import platform
+import shlex
+import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import psutil
+
 from vexpress_trt.engines.bundle import Bundle
+from vexpress_trt.engines.cpu import cpu, usable_cores
+from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.files import atomic_path
 from vexpress_trt.engines.gpu import gpu_status
 from vexpress_trt.engines.manifest import GraphSpec
-from vexpress_trt.engines.memory import peak_memory_mib
-from vexpress_trt.engines.trt.builder import Build, BuildOptions, check_options
+from vexpress_trt.engines.memory import peak_memory_mib, reset_peak
+from vexpress_trt.engines.trt.builder import Build, BuildOptions, Plan, check_options
 from vexpress_trt.engines.trt.flavour import TensorRt, load_tensorrt
 from vexpress_trt.engines.trt.key import EngineKey
-from vexpress_trt.engines.trt.preflight import check_room, targets_here
+from vexpress_trt.engines.trt.preflight import check_room, graph_bytes, targets_here
 from vexpress_trt.engines.trt.profile import Profile, ProfileSettings
 from vexpress_trt.engines.trt.store import EngineStore, graph_hash
 
@@ -36,22 +44,26 @@ class BuildSettings:
     profile: ProfileSettings = field(default_factory=ProfileSettings)
     options: BuildOptions = field(default_factory=BuildOptions)
     force: bool = False
+    builds: int = 1
 
 
 @dataclass(frozen=True)
 class BuildEvent:
-    """Where a build is: graph `number` of `count`, a phase of the builder and the share of it that is done."""
+    """Where a build is: graph `number` of `count`, a phase of the builder, the share of the graph that is done, and the
+    seconds that all graphs will still take (None while nothing is known)."""
 
     graph: str
     number: int
     count: int
     phase: str
     share: float
+    remaining: float | None
 
 
 @dataclass(frozen=True)
 class BuiltEngine:
-    """One engine of a finished build. `seconds` is 0 where it was there already; `peak_memory_mib` is the process's."""
+    """One engine of a finished build. `seconds` and `peak_memory_mib` are 0 where it was there already; the peak is the
+    process's resident memory while this engine was built."""
 
     graph: str
     path: str
@@ -97,27 +109,32 @@ def build_engines(
     tensorrt = load_tensorrt(settings.backend)
     check_options(tensorrt, settings.options)
     targets = settings.options.targets or targets_here(tensorrt, settings.gpu_id)
+    check_builds(tensorrt, settings.builds)
     precision = settings.precision or next((p for p in PRECISIONS if p in bundle.precisions), bundle.precisions[0])
     specs = _graphs(bundle, precision, settings.graphs)
-    check_room(bundle, precision, tuple(spec.name for spec in specs))
+    check_room(bundle, precision, specs)
     store, built = EngineStore(bundle), []
+    clock = _Clock([graph_bytes(bundle, spec) for spec in specs])
     for number, spec in enumerate(specs):
         profile = settings.profile.of(spec, bundle.manifest.model)
         key = engine_key(bundle, tensorrt, spec, profile, targets, settings.options)
 
         def report(phase: str, share: float, spec: GraphSpec = spec, number: int = number) -> None:
-            on_progress(BuildEvent(spec.name, number + 1, len(specs), phase, share))
+            on_progress(BuildEvent(spec.name, number + 1, len(specs), phase, share, clock.remaining(number, share)))
 
         report("waiting", 0.0)
         with store.building(key):
             if not settings.force and store.has(key):
                 path = store.plan_path(key)
                 built.append(BuiltEngine(spec.name, _shown(bundle, path), True, 0.0, path.stat().st_size, 0))
+                clock.skip(number)
                 continue
+            reset_peak()
             began = perf_counter()
             plan = _in_thread(Build(tensorrt, report), bundle.path(spec.path), spec, profile, settings.options)
             seconds = perf_counter() - began
-            path = store.put(key, memoryview(plan), _provenance(seconds, profile))
+            path = store.put(key, memoryview(plan.data), _provenance(seconds, profile), plan.bindings)
+            report("built", 1.0)
         size = path.stat().st_size
         built.append(
             BuiltEngine(spec.name, _shown(bundle, path), False, round(seconds, 2), size, round(peak_memory_mib()))
@@ -125,6 +142,33 @@ def build_engines(
     return BuildReport(
         bundle.root.name, settings.backend, tensorrt.version, precision, targets, settings.profile.kind, tuple(built)
     )
+
+
+def check_builds(tensorrt: TensorRt, builds: int) -> None:
+    """Refuse to keep the fastest of several builds where they cannot be told apart. Raises UserError."""
+    if builds < 1:
+        raise UserError(f"--builds {builds}: must be 1")
+    if builds > 1 and tensorrt.is_rtx:
+        raise UserError(
+            f"--builds {builds}: TensorRT-RTX chooses its kernels when the engine is loaded, builds do not differ in it"
+        )
+    if builds > 1:
+        raise UserError(f"--builds {builds}: this version cannot time engines to keep the fastest: leave it out")
+
+
+def write_report(report: BuildReport, path: Path) -> None:
+    """What a build took, with the command and the machine, as JSON. Raises UserError where `path` cannot be written."""
+    memory = psutil.virtual_memory().total
+    document = {
+        "command": shlex.join(["vexpress", *sys.argv[1:]]),
+        "machine": {"processor": cpu().model, "cores": usable_cores(), "memory_gib": round(memory / 2**30, 1)},
+        "seconds": round(sum(engine.seconds for engine in report.engines), 1),
+        "peak_memory_mib": max(engine.peak_memory_mib for engine in report.engines),
+        "plan_bytes": sum(engine.plan_bytes for engine in report.engines),
+        **asdict(report),
+    }
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 def engine_key(
@@ -149,29 +193,52 @@ def engine_key(
     )
 
 
+class _Clock:
+    """How long the rest takes if building goes by the size of the graphs, as it did so far."""
+
+    def __init__(self, sizes: list[int]) -> None:
+        self._sizes = sizes
+        self._began = perf_counter()
+
+    def skip(self, number: int) -> None:
+        """Graph `number` needs no building."""
+        self._sizes[number] = 0
+
+    def remaining(self, number: int, share: float) -> float | None:
+        """Seconds from now on, with `share` of graph `number` and all before it done; None in the beginning."""
+        done = sum(self._sizes[:number]) + share * self._sizes[number]
+        seconds = perf_counter() - self._began
+        return None if done <= 0 or seconds < 1 else seconds * (sum(self._sizes) - done) / done
+
+
 def _graphs(bundle: Bundle, precision: str, wanted: tuple[str, ...] | None) -> list[GraphSpec]:
     names = wanted or tuple(dict.fromkeys(graph.name for graph in bundle.manifest.graphs))
-    return [bundle.graph(name, precision) for name in names]
+    return [bundle.graph(name, precision) for name in dict.fromkeys(names)]
 
 
-def _in_thread(build: Build, *arguments: Any) -> Any:
-    """Run a build beside the main thread, which so remains able to take Ctrl-C and pass it on."""
+def _in_thread(build: Build, *arguments: Any) -> Plan:
+    """Run a build beside the main thread, which so remains able to take Ctrl-C and pass it on.
+
+    The end is awaited by an event: a `Thread.join` that Ctrl-C interrupts takes the thread for ended in Python 3.11.
+    """
     outcome: list[Any] = []
+    ended = threading.Event()
 
     def work() -> None:
         try:
             outcome.append(build.run(*arguments))
         except BaseException as problem:  # noqa: BLE001 - raised again in the waiting thread
             outcome.append(problem)
+        finally:
+            ended.set()
 
-    thread = threading.Thread(target=work, name="tensorrt-build")
-    thread.start()
+    threading.Thread(target=work, name="tensorrt-build").start()
     try:
-        while thread.is_alive():
-            thread.join(_POLL_SECONDS)
+        while not ended.wait(_POLL_SECONDS):
+            pass
     except BaseException:
         build.cancel()
-        thread.join()
+        ended.wait()
         raise
     if isinstance(outcome[0], BaseException):
         raise outcome[0]

@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vexpress_trt.engines.dims import evaluate
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.engines.manifest import GraphSpec, TensorSpec
+from vexpress_trt.engines.manifest import GraphSpec
+from vexpress_trt.engines.trt.bindings import Binding, check_bindings, pin_shapes
 from vexpress_trt.engines.trt.flavour import RTX_TARGETS, TensorRt, compute_capability
 from vexpress_trt.engines.trt.profile import Profile
 
+_NO_DRIVER = "cudaError 35"
 Progress = Callable[[str, float], None]  # (phase, share of it done)
-
-_DTYPES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16", "int64": "INT64"}
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,14 @@ class BuildOptions:
         return (*level, *flags)
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a build made: `data`, a buffer of bytes, and its inputs and outputs."""
+
+    data: Any
+    bindings: tuple[Binding, ...]
+
+
 class Build:
     """One build in progress; `cancel` from another thread ends it at the builder's next step."""
 
@@ -50,8 +57,8 @@ class Build:
     def cancel(self) -> None:
         self._cancelled.set()
 
-    def run(self, path: Path, spec: GraphSpec, profile: Profile, options: BuildOptions) -> Any:
-        """The plan of the ONNX file at `path`: a buffer of bytes.
+    def run(self, path: Path, spec: GraphSpec, profile: Profile, options: BuildOptions) -> Plan:
+        """The plan of the ONNX file at `path`.
 
         Raises UserError that says what to do when the graph does not parse, its bindings are not those of `spec`, or
         the builder fails; KeyboardInterrupt when it was cancelled.
@@ -61,6 +68,7 @@ class Build:
         network = builder.create_network(self._network_flags())
         self._parse(network, path)
         check_bindings(trt, network, spec)
+        bindings = pin_shapes(trt, network, spec, profile)
         make_attention_decomposable(trt, network)
         config = builder.create_builder_config()
         self._configure(builder, config, spec, profile, options)
@@ -68,9 +76,8 @@ class Build:
         if self._cancelled.is_set():
             raise KeyboardInterrupt
         if plan is None:
-            reason = f"{self._log.last()}{_remedy(self._log)}"
-            raise UserError(f"{self._tensorrt.backend} could not build {spec.name}: {reason}")
-        return plan
+            raise UserError(f"{self._tensorrt.backend} could not build {spec.name}: {reason_of(self._log)}")
+        return Plan(plan, bindings)
 
     def _network_flags(self) -> int:
         flag = getattr(self._trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
@@ -79,9 +86,9 @@ class Build:
     def _parse(self, network: Any, path: Path) -> None:
         parser = self._trt.OnnxParser(network, self._log)
         if not parser.parse_from_file(str(path)):
-            errors = [parser.get_error(index) for index in range(parser.num_errors)]
-            first = errors[0].desc() if errors else self._log.last()
-            raise UserError(f"{self._tensorrt.backend} {self._tensorrt.version} cannot read {path}: {first}")
+            error = parser.get_error(0) if parser.num_errors else None
+            reason = reason_of(self._log) if error is None else f"{error.node_name() or error.node()}: {error.desc()}"
+            raise UserError(f"{self._tensorrt.backend} {self._tensorrt.version} cannot read {path}: {reason}")
 
     def _configure(self, builder: Any, config: Any, spec: GraphSpec, profile: Profile, options: BuildOptions) -> None:
         trt = self._trt
@@ -120,28 +127,6 @@ def check_options(tensorrt: TensorRt, options: BuildOptions) -> None:
         )
 
 
-def check_bindings(trt: Any, network: Any, spec: GraphSpec) -> None:
-    """Hold the names, types and fixed sizes of a parsed network to the manifest. Raises UserError that names one."""
-    found = {
-        "inputs": [network.get_input(index) for index in range(network.num_inputs)],
-        "outputs": [network.get_output(index) for index in range(network.num_outputs)],
-    }
-    for side, tensors in found.items():
-        wanted: tuple[TensorSpec, ...] = getattr(spec, side)
-        names = [tensor.name for tensor in tensors]
-        if names != [tensor.name for tensor in wanted]:
-            raise UserError(f"{spec.path}: its {side} are {', '.join(names)}, unlike the manifest's: export again")
-        for tensor, declared in zip(tensors, wanted, strict=True):
-            dtype = getattr(trt.DataType, _DTYPES[declared.dtype])
-            shape = [-1 if evaluate(dimension, {}) is None else dimension for dimension in declared.shape]
-            actual = [size if fixed != -1 else -1 for size, fixed in zip(tensor.shape, shape, strict=False)]
-            if tensor.dtype != dtype or actual != shape:
-                raise UserError(
-                    f"{spec.path}: {tensor.name} is {tensor.dtype} {list(tensor.shape)}, the manifest says "
-                    f"{declared.dtype} {list(declared.shape)}: export the bundle again"
-                )
-
-
 def make_attention_decomposable(trt: Any, network: Any) -> int:
     """Let the builder take an attention apart where it has no fused kernel for it: FP32, or heads of unusual width.
 
@@ -151,14 +136,16 @@ def make_attention_decomposable(trt: Any, network: Any) -> int:
     for index in range(network.num_layers):
         layer = network.get_layer(index)
         if layer.type == trt.LayerType.ATTENTION_INPUT:
-            layer.__class__ = trt.IAttentionInputLayer
-            layer.attention.decomposable = True
+            boundary = layer
+            boundary.__class__ = trt.IAttentionInputLayer
+            attention = boundary.attention
+            attention.decomposable = True
             count += 1
     return count
 
 
 def _make_logger(trt: Any) -> Any:
-    """A logger that keeps errors and warnings in place of printing them."""
+    """A logger that keeps errors in place of printing them."""
 
     class Log(trt.ILogger):
         def __init__(self) -> None:
@@ -169,35 +156,78 @@ def _make_logger(trt: Any) -> Any:
             if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
                 self.lines.append(message.strip())
 
-        def last(self) -> str:
-            return self.lines[-1] if self.lines else "it gave no reason"
-
     return Log()
 
 
 def _make_monitor(trt: Any, report: Progress, cancelled: threading.Event) -> Any:
-    """Reports the outermost phases and asks the builder to stop once `cancelled` is set."""
+    """Reports every step and asks the builder to stop once `cancelled` is set."""
 
     class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
-            self.steps: dict[str, int] = {}
+            self.phases = Phases()
 
         def phase_start(self, name: str, parent: str | None, count: int) -> None:
-            self.steps[name] = max(1, count)
+            self.phases.start(name, parent, count)
 
         def step_complete(self, name: str, step: int) -> bool:
-            report(name, (step + 1) / self.steps.get(name, 1))
+            self.phases.step(name, step)
+            report(name, self.phases.share())
             return not cancelled.is_set()
 
         def phase_finish(self, name: str) -> None:
-            self.steps.pop(name, None)
+            self.phases.finish(name)
 
     return Monitor()
 
 
-def _remedy(log: Any) -> str:
-    text = " ".join(log.lines).lower()
+class Phases:
+    """The builder's phases, one inside another, as one share of work done.
+
+    Steps count alike within their phase, since a builder does not tell what each will take. The builder may call from
+    several threads.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: dict[str, tuple[str | None, int, int]] = {}  # {phase: (its parent, steps, steps done)}
+        self._highest = 0.0
+
+    def start(self, name: str, parent: str | None, count: int) -> None:
+        with self._lock:
+            self._open[name] = (parent, max(1, count), 0)
+
+    def step(self, name: str, step: int) -> None:
+        with self._lock:
+            if name in self._open:
+                parent, count, _ = self._open[name]
+                self._open[name] = (parent, count, min(step + 1, count))
+
+    def finish(self, name: str) -> None:
+        with self._lock:
+            self._open.pop(name, None)
+
+    def share(self) -> float:
+        """From 0 to 1, never falling."""
+        with self._lock:
+            outermost = [name for name, (parent, _, _) in self._open.items() if parent not in self._open]
+            self._highest = max([self._highest, *map(self._share, outermost)])
+            return self._highest
+
+    def _share(self, name: str) -> float:
+        _, count, done = self._open[name]
+        children = [other for other, (parent, _, _) in self._open.items() if parent == name != other]
+        inside = max(map(self._share, children), default=0.0)
+        return min(1.0, (done + inside) / count)
+
+
+def reason_of(log: Any) -> str:
+    """The first error of a builder's log, which is the cause of later ones, and what may help.
+
+    Errors about a missing driver, which it logs whenever it fails on a machine without a GPU, are the last resort.
+    """
+    causes = [line for line in log.lines if _NO_DRIVER not in line] or log.lines or ["it gave no reason"]
+    text = " ".join(causes).lower()
     if "memory" in text or "could not find any implementation" in text:
-        return "; it may have too little memory: close other programs or lower --workspace"
-    return ""
+        return f"{causes[0]}; it may have too little memory: close other programs or lower --workspace"
+    return causes[0]

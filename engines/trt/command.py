@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from vexpress_trt.engines.errors import UserError
 
@@ -28,10 +28,12 @@ def add_commands(add: AddCommand) -> None:
     parser.add_argument("--context_frames", type=int, help="frames per window (default: the bundle's)")
     parser.add_argument("--window_batch", type=int, default=1, help="windows per call")
     parser.add_argument("--workspace", type=_gibibytes, default=8 << 30, metavar="GIB", help="scratch (default 8)")
+    parser.add_argument("--builds", type=int, default=1, metavar="N", help="keep the fastest of N, where they differ")
     parser.add_argument("--optimization_level", type=int, choices=range(6), help="default: the builder's")
     parser.add_argument("--version_compatible", action="store_true", help="for later TensorRT versions as well")
     parser.add_argument("--hardware_compatible", action="store_true", help="for all GPUs from Ampere on")
     parser.add_argument("--force", action="store_true", help="build again what is there")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write time, peak memory and sizes here as JSON")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress")
 
@@ -44,7 +46,8 @@ def add_commands(add: AddCommand) -> None:
 def _build(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from vexpress_trt.engines.trt.build import BuildSettings, build_engines
+    from vexpress_trt.engines.files import check_place
+    from vexpress_trt.engines.trt.build import BuildSettings, build_engines, write_report
     from vexpress_trt.engines.trt.builder import BuildOptions
     from vexpress_trt.engines.trt.profile import ProfileSettings
 
@@ -67,8 +70,14 @@ def _build(args: argparse.Namespace) -> int:
             args.hardware_compatible,
         ),
         force=args.force,
+        builds=args.builds,
     )
-    report = build_engines(settings, _Progress(quiet=args.quiet))
+    if args.report is not None:
+        check_place(args.report)
+    with _Progress(quiet=args.quiet) as progress:
+        report = build_engines(settings, progress)
+    if args.report is not None:
+        write_report(report, args.report)
     print(json.dumps(asdict(report), indent=2) if args.json else report.as_text())
     return 0
 
@@ -85,20 +94,28 @@ def _engines(args: argparse.Namespace) -> int:
 
 
 class _Progress:
-    """One line on stderr that says which graph is in which phase; on a terminal it is rewritten in place."""
+    """One line on stderr: graph, phase, share and time left; on a terminal it is rewritten in place."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
         self._graph = ""
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        if self._graph and sys.stderr.isatty():
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
     def __call__(self, event: Any) -> None:
         if self._quiet:
             return
+        left = "" if event.remaining is None else f", about {event.remaining:.0f} s left"
         line = f"{event.number}/{event.count} {event.graph}"
         if sys.stderr.isatty():
-            print(f"\r\033[K{line}: {event.phase} {event.share:.0%}", end="", file=sys.stderr, flush=True)
+            print(f"\r\033[K{line}: {event.share:.0%} {event.phase}{left}", end="", file=sys.stderr, flush=True)
         elif event.graph != self._graph:
-            print(line, file=sys.stderr)
+            print(f"{line}{left}", file=sys.stderr, flush=True)
         self._graph = event.graph
 
 

@@ -19,7 +19,7 @@ _INSTALL = {
     TENSORRT: "pip install tensorrt-cu13",
     RTX: "pip install tensorrt_rtx_cu13_bindings tensorrt_rtx_cu13_libs",
 }
-_SMALLEST = (10, 12)  # of full TensorRT: strong typing, IAttention and the progress monitor as used here
+SMALLEST = (10, 14)  # of full TensorRT: the first with IAttention as an attention that the builder may take apart
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ def load_tensorrt(backend: str) -> TensorRt:
         reason = problems[-1] if problems else "it is not installed"
         raise UserError(f"{backend} cannot be imported ({reason}): install it with `{_INSTALL[backend]}`")
     version = str(module.__version__)
-    if backend == TENSORRT and tuple(int(part) for part in version.split(".")[:2]) < _SMALLEST:
-        raise UserError(f"tensorrt {version} is too old: install 10.12 or newer with `{_INSTALL[backend]}`")
+    if backend == TENSORRT and tuple(int(part) for part in version.split(".")[:2]) < SMALLEST:
+        raise UserError(f"tensorrt {version} is too old: install 10.14 or newer with `{_INSTALL[backend]}`")
     return TensorRt(backend, module, version)
 
 

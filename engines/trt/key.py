@@ -7,8 +7,10 @@ from typing import Any
 
 from vexpress_trt.engines.decoding import DecodeError, decode
 from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.trt.bindings import Binding
 
-SIDECAR_VERSION = 1
+SIDECAR_VERSION = 2
+_CHECKSUM = "sha256"
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class EngineKey:
     def folder(self) -> str:
         """The name of the folder that engines of one build share: all that is not the graph's own."""
         shared = {name: value for name, value in asdict(self).items() if name not in ("graph", "onnx", "profile")}
-        digest = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:12]
+        digest = _digest(shared)[:12]
         return f"{self.backend}-{self.version}-{'-'.join(self.targets)}-{self.precision}-{digest}"
 
     def difference(self, other: "EngineKey") -> str | None:
@@ -49,17 +51,21 @@ class EngineKey:
 class Sidecar:
     """The JSON beside a plan. `key` decides; `built` (when, on what, how long, by whom) only informs.
 
-    `plan_sha256` and `plan_size` are of the plan's bytes.
+    `plan_sha256` and `plan_size` are of the plan's bytes; `bindings` are what the builder gave the plan, so that a
+    program knows them before it deserialises.
     """
 
     sidecar_version: int
     key: EngineKey
     plan_sha256: str
     plan_size: int
+    bindings: tuple[Binding, ...]
     built: dict[str, Any]
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1) + "\n"
+        """The document, with a checksum of all else in it."""
+        document = asdict(self)
+        return json.dumps({**document, _CHECKSUM: _digest(document)}, indent=1) + "\n"
 
     @staticmethod
     def from_json(text: str, source: str) -> "Sidecar":
@@ -69,9 +75,15 @@ class Sidecar:
             version = document.get("sidecar_version") if isinstance(document, dict) else None
             if version != SIDECAR_VERSION:
                 raise DecodeError(f"sidecar_version is {version}, not {SIDECAR_VERSION}")
+            if document.pop(_CHECKSUM, None) != _digest(document):
+                raise DecodeError("its content is not what was written")
             return decode(Sidecar, document, "")
         except (ValueError, RecursionError, DecodeError) as problem:
             raise UserError(f"{source} is damaged ({problem}): remove it and build again") from None
+
+
+def _digest(document: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def _text(value: Any) -> str:

@@ -1,12 +1,14 @@
 """What can be known to be wrong before a build that takes minutes: each failure names its remedy."""
 
 import shutil
+from collections.abc import Sequence
 
 import psutil
 
 from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.gpu import gpu_status
+from vexpress_trt.engines.manifest import GraphSpec
 from vexpress_trt.engines.trt.flavour import RTX, TensorRt
 
 _OLDEST_CAPABILITY = {"tensorrt": (7, 5), RTX: (7, 5)}
@@ -42,9 +44,9 @@ def targets_here(tensorrt: TensorRt, gpu_id: int = 0) -> tuple[str, ...]:
     return (name,)
 
 
-def check_room(bundle: Bundle, precision: str, graphs: tuple[str, ...]) -> None:
+def check_room(bundle: Bundle, precision: str, specs: Sequence[GraphSpec]) -> None:
     """Refuse a build for which memory or disk will not suffice. Raises UserError with the figures."""
-    weights = [_weight_bytes(bundle, graph, precision) for graph in graphs]
+    weights = [graph_bytes(bundle, spec) for spec in specs]
     needed = int(max(weights) * _MEMORY_PER_WEIGHT_BYTE) + _BASE_BYTES
     available = psutil.virtual_memory().available
     if needed > available:
@@ -60,5 +62,6 @@ def check_room(bundle: Bundle, precision: str, graphs: tuple[str, ...]) -> None:
         )
 
 
-def _weight_bytes(bundle: Bundle, graph: str, precision: str) -> int:
-    return sum(bundle.manifest.files[file].size for file in bundle.graph(graph, precision).files)
+def graph_bytes(bundle: Bundle, spec: GraphSpec) -> int:
+    """What a graph and its weights take on the disk, which is about what they take in an engine."""
+    return sum(bundle.manifest.files[file].size for file in spec.files if not file.startswith("parity/"))

@@ -43,6 +43,13 @@ class Profile:
         )  # fmt: skip
         return smallest, best, largest
 
+    def size(self, dimension: int | str) -> int | None:
+        """The only size that a dimension has in this profile; None where it has a range."""
+        used = {} if isinstance(dimension, int) else {symbol: self.ranges[symbol] for symbol in symbols(dimension)}
+        if any(sizes.smallest != sizes.largest for sizes in used.values()):
+            return None
+        return evaluate(dimension, {symbol: sizes.best for symbol, sizes in used.items()})
+
 
 @dataclass(frozen=True)
 class ProfileSettings:

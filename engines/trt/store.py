@@ -10,6 +10,7 @@ from filelock import FileLock, Timeout
 from vexpress_trt.engines.bundle import ENGINES_FOLDER, Bundle
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.files import atomic_path, remove, sha256_file
+from vexpress_trt.engines.trt.bindings import Binding
 from vexpress_trt.engines.trt.key import SIDECAR_VERSION, EngineKey, Sidecar
 
 MAX_SIDECAR_BYTES = 1 << 20
@@ -26,7 +27,7 @@ class StoredEngine:
 
 
 class EngineStore:
-    """The folder `engines` of a bundle: `<key>/<graph>.plan` with a `.json` beside it.
+    """The folder `engines` of a bundle: `<key>/<graph>.<profile>.plan` with a `.json` beside it.
 
     The sidecar is written last and removed first, so a plan without one is what a killed build has left.
     """
@@ -37,7 +38,7 @@ class EngineStore:
 
     def plan_path(self, key: EngineKey) -> Path:
         """Where the engine with this key lies, or would."""
-        return self.root / key.folder / f"{key.graph}{_PLAN}"
+        return self.root / key.folder / f"{key.graph}.{key.profile}{_PLAN}"
 
     def find(self, key: EngineKey) -> Path:
         """The plan of this key, checked byte by byte.
@@ -64,7 +65,7 @@ class EngineStore:
             return False
         return True
 
-    def put(self, key: EngineKey, plan: bytes | memoryview, built: dict) -> Path:
+    def put(self, key: EngineKey, plan: bytes | memoryview, built: dict, bindings: tuple[Binding, ...] = ()) -> Path:
         """Store a plan. Raises UserError where the disk is full or cannot be written."""
         path = self.plan_path(key)
         remove(path.with_suffix(_SIDECAR))
@@ -72,7 +73,8 @@ class EngineStore:
             temporary.write_bytes(plan)
             digest, size = sha256_file(temporary), temporary.stat().st_size
         with atomic_path(path.with_suffix(_SIDECAR)) as temporary:
-            temporary.write_text(Sidecar(SIDECAR_VERSION, key, digest, size, built).to_json(), encoding="utf-8")
+            sidecar = Sidecar(SIDECAR_VERSION, key, digest, size, bindings, built)
+            temporary.write_text(sidecar.to_json(), encoding="utf-8")
         return path
 
     @contextlib.contextmanager
@@ -142,7 +144,9 @@ class EngineStore:
         try:
             if sidecar.stat().st_size > MAX_SIDECAR_BYTES:
                 return StoredEngine(path, None, f"{sidecar.name} is not a sidecar, it is too large")
-            return StoredEngine(path, Sidecar.from_json(sidecar.read_text(encoding="utf-8"), sidecar.name), "")
+            found = Sidecar.from_json(sidecar.read_text(encoding="utf-8"), sidecar.name)
+            elsewhere = self.plan_path(found.key) != path
+            return StoredEngine(path, found, "it was built as another engine and put here" if elsewhere else "")
         except FileNotFoundError:
             return StoredEngine(path, None, "it has no sidecar: a build was interrupted")
         except (OSError, UnicodeDecodeError) as problem:

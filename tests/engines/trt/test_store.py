@@ -11,9 +11,11 @@ import pytest
 from vexpress_trt import cli
 from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.trt.bindings import Binding
 from vexpress_trt.engines.trt.key import EngineKey, Sidecar
 from vexpress_trt.engines.trt.store import EngineStore, graph_hash
 
+BINDINGS = (Binding("latents", True, "float16", (8, 4, -1, -1)), Binding("image", False, "float32", (8, 3, -1, -1)))
 PLAN = bytes(range(256)) * 8
 
 
@@ -84,15 +86,26 @@ def test_damage_is_named_and_never_found(store: EngineStore, key: EngineKey, dam
 
 
 def test_any_flipped_bit_of_a_sidecar_is_noticed_or_harmless(store: EngineStore, key: EngineKey) -> None:
-    sidecar = store.put(key, PLAN, {"note": "x"}).with_suffix(".json")
+    sidecar = store.put(key, PLAN, {"note": "x"}, BINDINGS).with_suffix(".json")
     content = sidecar.read_bytes()
+    written = Sidecar.from_json(content.decode(), "x")
     for position in range(0, len(content), 7):
         sidecar.write_bytes(content[:position] + bytes([content[position] ^ 4]) + content[position + 1 :])
         try:
             store.find(key)
         except UserError:
             continue
-        assert Sidecar.from_json(sidecar.read_text(), "x").key == key
+        assert Sidecar.from_json(sidecar.read_text(), "x") == written
+
+
+def test_a_plan_put_in_the_place_of_another_is_not_taken(store: EngineStore, key: EngineKey) -> None:
+    other = replace(key, precision="bf16")
+    path = store.put(other, PLAN, {})
+    store.plan_path(key).parent.mkdir()
+    for suffix in (".plan", ".json"):
+        path.with_suffix(suffix).rename(store.plan_path(key).with_suffix(suffix))
+    with pytest.raises(UserError, match="built as another engine"):
+        store.find(key)
 
 
 def test_prune_removes_what_cannot_be_used_and_nothing_else(
@@ -138,6 +151,12 @@ def test_a_second_process_waits_for_the_first(store: EngineStore, key: EngineKey
     finally:
         release.set()
         other.join()
+
+
+def test_engines_of_two_profiles_stand_side_by_side(store: EngineStore, key: EngineKey) -> None:
+    larger = replace(key, profile="N8_h16_w16")
+    assert store.put(key, PLAN, {}) != store.put(larger, PLAN[:99], {})
+    assert store.has(key) and store.has(larger)
 
 
 def test_another_precision_or_target_has_another_folder(make_bundle: Callable, key: EngineKey) -> None:

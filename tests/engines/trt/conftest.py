@@ -1,0 +1,57 @@
+"""TensorRT-RTX, and a bundle whose graphs it can build in seconds."""
+
+from pathlib import Path
+
+import pytest
+
+from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.trt.flavour import RTX, TensorRt, load_tensorrt
+
+
+@pytest.fixture(scope="session")
+def rtx() -> TensorRt:
+    """TensorRT-RTX, which builds engines without a GPU; tests skip where it is not installed."""
+    try:
+        return load_tensorrt(RTX)
+    except UserError as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="session")
+def typed_bundle(rtx: TensorRt, tmp_path_factory: pytest.TempPathFactory, other_checkpoints: Path) -> Path:
+    """All graphs of a network with two levels, in FP16 and BF16: 64x64, 4 frames per window. Takes two minutes.
+
+    Without the check against the torch modules, which the exporter's own tests make: only builders read these graphs.
+    """
+    torch = pytest.importorskip("torch")
+    from vexpress_trt.engines.verify import ParityResult
+    from vexpress_trt.export import parity
+    from vexpress_trt.export.build_bundle import export_bundle
+    from vexpress_trt.export.checkpoints import load_checkpoints
+
+    torch.set_num_threads(1)
+    target = tmp_path_factory.mktemp("typed") / "typed.bundle"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            parity, "check_graph", lambda _, spec: ParityResult(spec.name, spec.precision, "none", "", 0.0, 0.0, 0.0)
+        )
+        export_bundle(
+            load_checkpoints(other_checkpoints),
+            target,
+            precisions=("fp16", "bf16"),
+            image_width=64,
+            image_height=64,
+            context_frames=4,
+        )
+    return target
+
+
+@pytest.fixture
+def fresh_bundle(typed_bundle: Path, tmp_path: Path) -> Path:
+    """A copy of `typed_bundle` without engines; its files are links, so it costs nothing."""
+    import os
+    import shutil
+
+    return shutil.copytree(
+        typed_bundle, tmp_path / "fresh.bundle", copy_function=os.link, ignore=shutil.ignore_patterns("engines")
+    )
