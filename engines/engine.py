@@ -95,6 +95,11 @@ class Engine(ABC):
         self._cancelled = True
         self._interrupt()
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether `cancel` was called."""
+        return self._cancelled
+
     def close(self) -> None:
         """Free the engine's memory; it cannot be used afterwards. Closing twice is harmless."""
         if not self._closed:

@@ -57,7 +57,13 @@ class EngineChoice:
     @property
     def on_cpu(self) -> bool:
         """Whether all engines share this machine's processor cores."""
-        return not self.backend.startswith("torch-cuda")
+        return self.gpu is None
+
+    @property
+    def gpu(self) -> int | None:
+        """The number of the GPU that the engines run on, or None."""
+        name, _, index = self.backend.partition(":")
+        return int(index or 0) if name == "torch-cuda" else None
 
 
 def choose_engines(
@@ -168,6 +174,10 @@ def engine_class(backend: str) -> "type[Engine]":
         from vexpress_trt.engines.onnxruntime_engine import OnnxRuntimeEngine
 
         return OnnxRuntimeEngine
+    if backend.startswith("torch-cuda"):
+        from vexpress_trt.engines.torch_cuda_engine import TorchDeviceEngine
+
+        return TorchDeviceEngine
     from vexpress_trt.engines.torch_engine import TorchEngine
 
     return TorchEngine

@@ -28,14 +28,18 @@ class TorchEngine(Engine):
 
     def __init__(
         self,
-        bundle: Bundle,
+        bundle: Bundle | None,
         spec: GraphSpec,
         *,
         backend: str = "torch",
         threads: int | None = None,
         dtype: str | None = None,
+        module: "nn.Module | None" = None,
     ) -> None:
-        """Raises UserError when torch or the export extra is missing or the bundle does not hold this network."""
+        """`module`: the network, where it is there already and no bundle is needed.
+
+        Raises UserError when torch or the export extra is missing or the bundle does not hold this network.
+        """
         super().__init__(spec)
         torch = _torch()
         self.backend = backend
@@ -46,14 +50,15 @@ class TorchEngine(Engine):
             raise UserError(f"torch computes in {', '.join(PRECISION_DTYPE)}, not in {chosen}: choose one of these")
         self._dtype = getattr(torch, PRECISION_DTYPE[chosen])
         self._tensors: dict[str, torch.Tensor] = {}
-        module = _load_module(bundle, spec)
+        if module is None:
+            module = _load_module(bundle, spec)
         try:
             self._module = module.to(self._device, self._dtype, memory_format=torch.channels_last)
         except RuntimeError as problem:
             raise out_of_memory(problem, spec.name) or problem from None
 
     def _bind(self, name: str, array: np.ndarray) -> None:
-        tensor = _to_torch(array).to(self._device)
+        tensor = to_torch(array).to(self._device)
         # The modules convert their other inputs themselves; the reference's go straight into an attention.
         self._tensors[name] = tensor.to(self._dtype) if is_reference_tensor(name) else tensor
 
@@ -63,7 +68,7 @@ class TorchEngine(Engine):
         torch.set_num_threads(self._threads)
         try:
             with torch.inference_mode():
-                results = self._module(*_arguments(self.spec, self._tensors))
+                results = self._module(*module_arguments(self.spec, self._tensors))
                 results = results if isinstance(results, (tuple, list)) else (results,)
                 return {
                     tensor.name: _to_numpy(result.to(getattr(torch, tensor.dtype)))
@@ -112,17 +117,17 @@ def _load_module(bundle: Bundle, spec: GraphSpec) -> "nn.Module":
     try:
         from vexpress_trt.export.nets.state import materialise
     except ImportError as problem:
-        raise UserError(
-            f"the torch backend needs the export extra ({problem}): `pip install 'vexpress-trt[export]'`"
-        ) from None
+        raise _needs_export(problem) from None
     plain = any(tensor.name.startswith("tap_") for tensor in (*spec.inputs, *spec.outputs))
     build = _builders(bundle.manifest.networks, plain).get(spec.name)
     if build is None:
         raise UserError(f"the torch backend has no network for {spec.name}: choose --backend onnxruntime")
     arrays = initializer_arrays(bundle, spec, load_structure(bundle, spec))
-    state = {name: _to_torch(array) for name, array in arrays.items()}
+    state = {name: to_torch(array) for name, array in arrays.items()}
     try:
         return materialise(build, state)
+    except ImportError as problem:
+        raise _needs_export(problem) from None
     except KeyError as problem:
         raise UserError(
             f"{bundle.root} has no configuration {problem} in its manifest, so torch cannot rebuild {spec.name}: "
@@ -136,13 +141,16 @@ def _load_module(bundle: Bundle, spec: GraphSpec) -> "nn.Module":
         ) from None
 
 
+def _needs_export(problem: ImportError) -> UserError:
+    return UserError(f"the torch backend needs the export extra ({problem}): `pip install 'vexpress-trt[export]'`")
+
+
 def _builders(networks: Mapping[str, Mapping[str, Any]], plain: bool) -> dict[str, Callable[[], "nn.Module"]]:
     """{graph: what makes its module without weights}; the manifest's configurations are read when one is called."""
     from vexpress_trt.export.nets.audio_projection import AudioProjection
     from vexpress_trt.export.nets.configs import GuiderConfig, MotionConfig, ProjectionConfig, UNetConfig
     from vexpress_trt.export.nets.denoiser import Denoiser
     from vexpress_trt.export.nets.guider import KpsGuider
-    from vexpress_trt.export.nets.library import AudioEncoder, VaeDecoder, VaeEncoder
     from vexpress_trt.export.nets.plain import PlainDenoiser
     from vexpress_trt.export.nets.reference import Reference, ReferenceNet
 
@@ -150,23 +158,28 @@ def _builders(networks: Mapping[str, Mapping[str, Any]], plain: bool) -> dict[st
         values = networks[name].items()  # JSON has lists where the configurations have tuples
         return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values})
 
+    def library(kind: str, name: str) -> "nn.Module":
+        from vexpress_trt.export.nets import library  # diffusers and transformers, which the other networks do without
+
+        return getattr(library, kind)(networks[name])
+
     def denoiser(guided: bool) -> "nn.Module":
         kind = PlainDenoiser if plain else Denoiser
         return kind(UNetConfig.from_json(networks["unet"]), own(MotionConfig, "motion"), guided=guided)
 
     return {
-        "audio_encoder": lambda: AudioEncoder(networks["wav2vec2"]),
+        "audio_encoder": lambda: library("AudioEncoder", "wav2vec2"),
         "audio_projection": lambda: AudioProjection(own(ProjectionConfig, "projection")),
         "kps_guider": lambda: KpsGuider(own(GuiderConfig, "guider")),
-        "vae_encoder": lambda: VaeEncoder(networks["vae"]),
+        "vae_encoder": lambda: library("VaeEncoder", "vae"),
         "reference": lambda: (ReferenceNet if plain else Reference)(UNetConfig.from_json(networks["unet"])),
         "denoiser_guided": lambda: denoiser(True),
         "denoiser_single": lambda: denoiser(False),
-        "vae_decoder": lambda: VaeDecoder(networks["vae"]),
+        "vae_decoder": lambda: library("VaeDecoder", "vae"),
     }
 
 
-def _arguments(spec: GraphSpec, tensors: Mapping[str, "torch.Tensor"]) -> list[Any]:
+def module_arguments(spec: GraphSpec, tensors: Mapping[str, "torch.Tensor"]) -> list[Any]:
     """Arguments of the module's `forward`, in the manifest's order; the reference's become one list."""
     arguments: list[Any] = []
     reference: list[torch.Tensor] = []
@@ -180,7 +193,7 @@ def _arguments(spec: GraphSpec, tensors: Mapping[str, "torch.Tensor"]) -> list[A
     return arguments
 
 
-def _to_torch(array: np.ndarray) -> "torch.Tensor":
+def to_torch(array: np.ndarray) -> "torch.Tensor":
     import torch
 
     with warnings.catch_warnings():

@@ -18,6 +18,7 @@ from vexpress_trt.engines.selection import choose_engines
 from vexpress_trt.runtime import advice
 from vexpress_trt.runtime.audio_features import AudioFeatures
 from vexpress_trt.runtime.clip import Clip, prepare_clip
+from vexpress_trt.runtime.cuda.denoise import denoise_on_gpu
 from vexpress_trt.runtime.denoise import denoise
 from vexpress_trt.runtime.engine_loader import EngineLoader
 from vexpress_trt.runtime.estimate import estimate_bytes, estimate_seconds
@@ -163,15 +164,7 @@ class Generation:
             ).__getitem__
         else:
             noise = partial(frame_noise, request.seed, shape=shape)
-        store = LatentStore(
-            plan,
-            scheduler,
-            dump.noise(noise),
-            shape,
-            guidance_scale=request.guidance_scale,
-            live_windows=self._live_windows,
-        )
-        budget = 0 if request.save_gpu_memory else FEATURE_BUDGET
+        budget = 0 if request.save_gpu_memory or self._choice.gpu is not None else FEATURE_BUDGET
         graphs = self._denoiser_graphs
         with ExitStack() as stack:
             guider = stack.enter_context(engines.use("kps_guider"))
@@ -182,14 +175,13 @@ class Generation:
                     reference_weight=np.array([request.reference_attention_weight], np.float32),
                     audio_weight=np.array([request.audio_attention_weight], np.float32),
                 )
-            calls = denoise(
-                lambda step: denoisers[graphs[step]],
-                store,
-                batches(plan, steps, request.window_batch),
-                plan=plan,
-                scheduler=scheduler,
-                speech=speech,
-                features=KeypointFeatures(
+            given = {
+                "denoiser": lambda step: denoisers[graphs[step]],
+                "batches": batches(plan, steps, request.window_batch),
+                "plan": plan,
+                "scheduler": scheduler,
+                "speech": speech,
+                "features": KeypointFeatures(
                     guider,
                     clip.points,
                     clip.width,
@@ -197,9 +189,19 @@ class Generation:
                     live_frames=clip.plan.live_frames(self._live_windows),
                     budget=budget,
                 ),
-                latent_size=shape[1:],
-                window_batch=request.window_batch,
-            )
+                "window_batch": request.window_batch,
+            }
+            start = {
+                "noise": dump.noise(noise),
+                "shape": shape,
+                "guidance_scale": request.guidance_scale,
+                "live_windows": self._live_windows,
+            }
+            if self._choice.gpu is None:
+                store = LatentStore(plan, scheduler, **start)
+                calls = denoise(store=store, latent_size=shape[1:], **given)
+            else:
+                calls = stack.enter_context(closing(denoise_on_gpu(self._choice.gpu, **start, **given)))
             final = 0
             for done, frames in self.watch.timed("denoise", calls):
                 self._calls += len(done)

@@ -15,6 +15,8 @@ from vexpress_trt.runtime.cuda import nvrtc
 from vexpress_trt.runtime.cuda.device import Device, Event, Shapes
 from vexpress_trt.runtime.cuda.kernels import Kernels, checked
 
+_NON_BLOCKING = 1  # CUstream_flags
+_NO_TIMING = 2  # CUevent_flags
 _ALIGNMENT = 256  # bytes; what the vectorised kernels and the engines' libraries like best
 
 
@@ -83,13 +85,13 @@ class GpuDevice(Device):
 
     def stream(self) -> int:
         with self._current():
-            stream = self._call("cuStreamCreate", self._driver.CUstream_flags.CU_STREAM_NON_BLOCKING)
+            stream = self._call("cuStreamCreate", _NON_BLOCKING)
         self._streams.append(stream)
         return int(stream)
 
     def event(self) -> Event:
         with self._current():
-            event = self._call("cuEventCreate", self._driver.CUevent_flags.CU_EVENT_DISABLE_TIMING)
+            event = self._call("cuEventCreate", _NO_TIMING)
         self._events.append(event)
         return event
 

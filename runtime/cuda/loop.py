@@ -120,8 +120,8 @@ class DeviceLoop:
 
     def close(self) -> None:
         """Wait for the device, then free all memory."""
-        self._replays.clear()
         self._device.close()
+        self._replays.clear()
 
     def __enter__(self) -> Self:
         return self

@@ -216,7 +216,7 @@ def test_the_table_names_every_backend_once_with_a_reason_where_it_is_not_usable
         ("openvino", "OpenVinoEngine"),
         ("onnxruntime", "OnnxRuntimeEngine"),
         ("torch", "TorchEngine"),
-        ("torch-cuda:1", "TorchEngine"),
+        ("torch-cuda:1", "TorchDeviceEngine"),
     ],
 )
 def test_every_backend_has_its_engine(backend: str, kind: str) -> None:

@@ -193,3 +193,22 @@ def test_a_gpu_gives_the_same(by_name: dict[str, Graph], checkpoints: Checkpoint
     with load_engine(store(graph), graph.name, backend="torch-cuda") as engine:
         prediction = engine.run(**inputs)["prediction"]
     assert 20 * np.log10(np.linalg.norm(expected) / np.linalg.norm(prediction - expected)) > 40
+
+
+@pytest.mark.parametrize("name", ["denoiser_guided", "vae_decoder"])
+def test_on_buffers_it_gives_what_it_gives_on_arrays(name: str, by_name: dict[str, Graph], store: Callable) -> None:
+    from vexpress_trt.engines.torch_cuda_engine import TorchDeviceEngine
+
+    bundle = store(by_name[name])
+    inputs = vector_inputs(by_name[name].spec("fp32"), SMALL)
+    output = by_name[name].outputs[0].name
+    with TorchDeviceEngine(bundle, bundle.graph(name, "fp32"), threads=1) as engine:
+        expected = engine.run(**inputs)[output].copy()
+        buffers = {key: array.copy() for key, array in inputs.items()} | {output: np.zeros_like(expected)}
+        engine.bind_buffers(**buffers)
+        for _ in range(2):
+            buffers[output][...] = np.nan
+            engine.enqueue(0)
+            np.testing.assert_array_equal(buffers[output], expected)
+        with pytest.raises(ValueError, match=f"{name}: there is no input or output 'nothing'"):
+            engine.bind_buffers(nothing=expected)

@@ -1,0 +1,116 @@
+"""torch on a GPU's own buffers: enqueued on a stream that is not torch's, or captured there as part of a CUDA graph."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vexpress_trt.engines.device_engine import DeviceEngine
+from vexpress_trt.engines.engine import out_of_memory
+from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.torch_engine import TorchEngine, module_arguments, to_torch
+
+if TYPE_CHECKING:
+    import torch
+
+
+class TorchDeviceEngine(TorchEngine, DeviceEngine):
+    """`TorchEngine` that also runs on buffers of its device, without a copy.
+
+    On the CPU buffers are NumPy arrays, runs are done when they are enqueued, and there is nothing to capture.
+    FP32 is computed in FP32: torch's use of TF32 for convolutions is switched off, for the whole process.
+    """
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        """As `TorchEngine`."""
+        super().__init__(*given, **named)
+        self._outputs: dict[str, Any] = {}
+        if self._device != "cpu":
+            import torch
+
+            if self._dtype == torch.float32:
+                torch.backends.cuda.matmul.allow_tf32 = False
+                torch.backends.cudnn.allow_tf32 = False
+            self._arrived()
+
+    def bind_buffers(self, **buffers: Any) -> None:
+        outputs = {tensor.name for tensor in self.spec.outputs}
+        for name, buffer in buffers.items():
+            if name not in self._inputs and name not in outputs:
+                raise ValueError(f"{self.spec.name}: there is no input or output {name!r}")
+            (self._outputs if name in outputs else self._tensors)[name] = self._tensor_on(buffer)
+
+    def enqueue(self, stream: int) -> None:
+        import torch
+
+        try:
+            with self._current(stream), torch.inference_mode():
+                results = self._module(*module_arguments(self.spec, self._tensors))
+                results = results if isinstance(results, (tuple, list)) else (results,)
+                for tensor, result in zip(self.spec.outputs, results, strict=True):
+                    self._outputs[tensor.name].copy_(result)
+        except RuntimeError as problem:
+            raise out_of_memory(problem, self.spec.name) or problem from None
+
+    def capture(self, stream: int, body: Callable[[], None]) -> Callable[[], None]:
+        if self._device == "cpu":
+            return body
+        import torch
+
+        graph = torch.cuda.CUDAGraph()
+        own = torch.cuda.ExternalStream(stream, device=self._device)
+        try:
+            with (
+                self._current(stream),
+                torch.cuda.graph(graph, stream=own, capture_error_mode="thread_local"),
+            ):
+                body()
+        except RuntimeError as problem:
+            raise out_of_memory(problem, self.spec.name) or UserError(
+                f"torch cannot capture {self.spec.name} as a CUDA graph ({problem}): run it without a capture"
+            ) from problem
+
+        def replay() -> None:
+            with self._current(stream):
+                graph.replay()
+
+        return replay
+
+    def _bind(self, name: str, array: np.ndarray) -> None:
+        super()._bind(name, array)
+        self._arrived()
+
+    def _release(self) -> None:
+        self._outputs.clear()
+        super()._release()
+
+    def _tensor_on(self, buffer: Any) -> "torch.Tensor":
+        """The buffer's memory as a tensor."""
+        if isinstance(buffer, np.ndarray):
+            return to_torch(buffer)
+        import torch
+
+        if isinstance(buffer, torch.Tensor):
+            return buffer
+        with torch.cuda.device(self._device):
+            raw = torch.as_tensor(buffer, device=self._device)
+        return raw.view(getattr(torch, buffer.dtype.name)).view(buffer.shape)
+
+    def _arrived(self) -> None:
+        """Wait until copies and conversions, made on torch's own stream, are done: other streams do not wait for it."""
+        if self._device != "cpu":
+            import torch
+
+            torch.cuda.current_stream(self._device).synchronize()
+
+    @contextmanager
+    def _current(self, stream: int) -> Iterator[None]:
+        """Make a stream and its GPU the current ones of this thread."""
+        if self._device == "cpu":
+            yield
+            return
+        import torch
+
+        with torch.cuda.device(self._device), torch.cuda.stream(torch.cuda.ExternalStream(stream, device=self._device)):
+            yield

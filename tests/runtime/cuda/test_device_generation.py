@@ -1,0 +1,56 @@
+"""A whole job with the loop on a device gives the frames of the loop on the CPU; here the device is the CPU as well."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("av", reason="needs media input")
+pytest.importorskip("diffusers", reason="needs the export extra")
+
+from media import write_wav  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from vexpress_trt.engines import selection  # noqa: E402
+from vexpress_trt.engines.torch_cuda_engine import TorchDeviceEngine  # noqa: E402
+from vexpress_trt.runtime import GenerationRequest, generate  # noqa: E402
+from vexpress_trt.runtime.cuda import denoise  # noqa: E402
+from vexpress_trt.runtime.cuda.host_device import HostDevice  # noqa: E402
+from vexpress_trt.runtime.tracks import save_track  # noqa: E402
+
+
+@pytest.mark.parametrize("settings", [{}, {"guidance_interval": "0,0.5", "solver": "dpmpp_2m"}, {"window_batch": 2}])
+def test_frames_are_those_of_the_cpus_loop(
+    settings: dict, other_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(0)
+    Image.fromarray(random.integers(0, 256, (72, 104, 3), dtype=np.uint8)).save(tmp_path / "ref.png")
+    write_wav(tmp_path / "aud.wav", random.normal(0, 0.1, 12800).astype(np.float32))
+    points = np.array([[40, 40], [70, 40], [55, 60]], np.float32)
+    save_track(tmp_path / "kps.npy", np.repeat(points[None], 30, axis=0), (104, 72), 25.0)
+    request = GenerationRequest(
+        tmp_path / "ref.png",
+        tmp_path / "aud.wav",
+        kps_path=tmp_path / "kps.npy",
+        bundle=other_bundle,
+        backend="torch",
+        dtype="fp32",
+        num_inference_steps=3,
+        fps=25.0,
+        portrait_cache="off",
+        threads=1,
+        **settings,
+    )
+    expected = list(generate(request))
+    devices = []
+    monkeypatch.setattr(denoise, "GpuDevice", lambda gpu: devices.append(HostDevice()) or devices[-1])
+    monkeypatch.setattr(selection, "engine_class", lambda backend: TorchDeviceEngine)
+    monkeypatch.setattr(selection.EngineChoice, "gpu", 0)
+    generation = generate(replace(request))
+    frames = list(generation)
+    assert len(devices) == 1
+    assert len(frames) == len(expected) == 20
+    for frame, other in zip(frames, expected, strict=True):
+        np.testing.assert_allclose(frame.image.astype(int), other.image.astype(int), atol=1)
+    assert generation.summary.denoiser_calls == generation.summary.windows * 3
