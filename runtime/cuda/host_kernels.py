@@ -114,6 +114,21 @@ class HostKernels:
         """See `Kernels.rgb_to_nv12`."""
         self._native.rgb_to_nv12(*_bytes(rgb, out), height, width)
 
+    def draw_keypoints(
+        self,
+        points: np.ndarray,
+        count: int,
+        height: int,
+        width: int,
+        out: np.ndarray,
+        out_dtype: str,
+        stream: int = 0,
+        points_dtype: str = "float32",
+    ) -> None:
+        """See `Kernels.draw_keypoints`."""
+        points, out = _bytes(points, out)
+        self._native.draw_keypoints(points, count, height, width, out, out_dtype, points_dtype == "float64")
+
 
 def _bytes(*arrays: np.ndarray) -> list[np.ndarray]:
     """The arrays' memory, uint8 [bytes] each. Raises ValueError where an array is not C-contiguous."""

@@ -7,7 +7,7 @@ from vexpress_trt.engines.errors import UserError
 from vexpress_trt.runtime.cuda import nvrtc
 from vexpress_trt.runtime.cuda.nvrtc import DTYPES
 
-_THREADS = 256
+_THREADS, _WARP = 256, 32
 _MOST_COLUMNS, _MOST_ROWS = 4096, 65_535  # blocks of a grid; what is beyond, their threads do in turn
 _POINTER, _INDEX, _WORD, _SEED = ctypes.c_void_p, ctypes.c_longlong, ctypes.c_uint, ctypes.c_ulonglong
 
@@ -174,6 +174,32 @@ class Kernels:
             (-(-height // 2), -(-width // 2)),
             ((rgb, out, height, width), (_POINTER, _POINTER, _INDEX, _INDEX)),
             stream,
+        )
+
+    def draw_keypoints(
+        self,
+        points: int,
+        count: int,
+        height: int,
+        width: int,
+        out: int,
+        out_dtype: str,
+        stream: int,
+        points_dtype: str = "float32",
+    ) -> None:
+        """The guide images of points [count, 3, 2], float32 or float64 in pixels: `draw_keypoints` of
+        runtime/keypoints.py, bit for bit.
+
+        out: uint8 [count, height, width, 3], or in one of DTYPES what the guider takes, [count, 3, height, width] in 0
+        to 1.
+        """
+        wide, kind = ("float32", "float64").index(points_dtype), (*DTYPES, "uint8").index(out_dtype)
+        self._launch(
+            "draw_keypoints",
+            (count, height),
+            ((points, wide, out, kind, count, height, width), (_POINTER, _WORD, _POINTER, _WORD, *[_INDEX] * 3)),
+            stream,
+            threads=_WARP,
         )
 
     def _launch(

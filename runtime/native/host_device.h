@@ -28,8 +28,10 @@ using Index = std::ptrdiff_t;
 
 #if defined(__CUDACC__)
 #define VEXPRESS_INLINE __host__ __device__ __forceinline__
+#define VEXPRESS_CALL inline __host__ __device__ __noinline__  // large and not in a hurry: compiled once
 #else
 #define VEXPRESS_INLINE inline
+#define VEXPRESS_CALL inline
 #endif
 
 namespace vexpress {

@@ -15,6 +15,7 @@
 #include <type_traits>
 
 #include "colour.h"
+#include "guide_image.h"
 #include "median_pixel.h"
 #include "philox_noise.h"
 #include "scheduled.h"
@@ -131,6 +132,22 @@ void rgb_to_nv12_on_host(In rgb, Out out, Index height, Index width) {
                 values<Byte>(out, height * width + chroma, "out"), height, width);
 }
 
+void draw_keypoints_on_host(In points, Index count, Index height, Index width, Out out, const std::string &out_dtype,
+                            bool wide) {
+    const Index numbers = 6 * count, size = 3 * count * height * width;
+    const void *from = wide ? static_cast<const void *>(values<double>(points, numbers, "points"))
+                            : values<float>(points, numbers, "points");
+    if (out_dtype == "uint8")
+        return draw_keypoints(Share{}, from, wide, values<Byte>(out, size, "out"), guide::kByte, count, height, width);
+    with_dtype(out_dtype, [&](auto zero) {
+        using Value = decltype(zero);
+        const auto kind = std::is_same_v<Value, float> ? guide::kFloat32
+                          : std::is_same_v<Value, Float16> ? guide::kFloat16
+                                                           : guide::kBFloat16;
+        draw_keypoints(Share{}, from, wide, values<Value>(out, size, "out"), kind, count, height, width);
+    });
+}
+
 }  // namespace
 
 void bind_host_kernels(nb::module_ &module) {
@@ -143,5 +160,7 @@ void bind_host_kernels(nb::module_ &module) {
     m.def("noise", &noise_on_host, "out"_a, "seed"_a, "frame"_a, "size"_a);
     m.def("median", &median_on_host, "previous"_a, "current"_a, "next"_a, "out"_a, "height"_a, "width"_a);
     m.def("to_rgb8", &to_rgb8_on_host, "decoded"_a, "dtype"_a, "height"_a, "width"_a, "out"_a, "status"_a.none());
+    m.def("draw_keypoints", &draw_keypoints_on_host, "points"_a, "count"_a, "height"_a, "width"_a, "out"_a,
+          "out_dtype"_a, "wide"_a);
     m.def("rgb_to_nv12", &rgb_to_nv12_on_host, "rgb"_a, "out"_a, "height"_a, "width"_a);
 }

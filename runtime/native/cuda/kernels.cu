@@ -3,6 +3,7 @@
 // Compiled as it is by NVRTC (runtime/cuda/nvrtc.py) and by nvcc for the C library (vexpress_cuda.cu). Multiply and add
 // are rounded one by one (--fmad=false), as on the CPU: the results are the same bits.
 #include "colour.h"
+#include "guide_image.h"
 #include "median_pixel.h"
 #include "philox_noise.h"
 #include "scheduled.h"
@@ -60,4 +61,9 @@ VEXPRESS_KERNEL vx_median(const Byte *previous, const Byte *current, const Byte 
 
 VEXPRESS_KERNEL vx_rgb_to_nv12(const Byte *rgb, Byte *out, Index height, Index width) {
     rgb_to_nv12(here(), rgb, out, height, width);
+}
+
+VEXPRESS_KERNEL vx_draw_keypoints(const void *points, Int32 wide, void *out, Int32 kind, Index count, Index height,
+                                  Index width) {
+    draw_keypoints(here(), points, wide, out, kind, count, height, width);
 }

@@ -32,18 +32,19 @@ int launch(void (*kernel)(Parameters...), Index rows, Index columns, void *strea
     const dim3 grid(static_cast<unsigned>(std::min((columns + kThreads - 1) / kThreads, kMostColumns)),
                     static_cast<unsigned>(std::min(rows, kMostRows)));
     void *pointers[] = {&arguments...};
-    return cudaLaunchKernel(reinterpret_cast<const void *>(kernel), grid, dim3(static_cast<unsigned>(kThreads)), pointers,
-                            0, static_cast<cudaStream_t>(stream));
+    return cudaLaunchKernel(reinterpret_cast<const void *>(kernel), grid, dim3(static_cast<unsigned>(kThreads)),
+                            pointers, 0, static_cast<cudaStream_t>(stream));
 }
 
 }  // namespace
 
-#define VEXPRESS_LAUNCH_OF(dtype, kernel, ...)                                  \
-    switch (dtype) {                                                            \
+#define VEXPRESS_LAUNCH_OF(dtype, kernel, ...)                                      \
+    switch (dtype) {                                                                \
         case VEXPRESS_FLOAT32: return launch(vx_##kernel##_float32, __VA_ARGS__);   \
         case VEXPRESS_FLOAT16: return launch(vx_##kernel##_float16, __VA_ARGS__);   \
         case VEXPRESS_BFLOAT16: return launch(vx_##kernel##_bfloat16, __VA_ARGS__); \
-    }                                                                           \
+        default: break;                                                             \
+    }                                                                               \
     return cudaErrorInvalidValue
 
 int vexpress_gather_latents(const float *ring, const int32_t *table, const int32_t *cursor, void *out, int64_t frames,
@@ -86,6 +87,13 @@ int vexpress_to_rgb8(const void *decoded, vexpress_dtype dtype, int64_t height, 
 
 int vexpress_rgb_to_nv12(const uint8_t *rgb, uint8_t *out, int64_t height, int64_t width, void *stream) {
     return launch(vx_rgb_to_nv12, (height + 1) / 2, (width + 1) / 2, stream, rgb, out, height, width);
+}
+
+int vexpress_draw_keypoints(const void *points, int points_float64, int64_t count, int64_t height, int64_t width,
+                            void *out, vexpress_dtype out_dtype, void *stream) {
+    if (out_dtype < VEXPRESS_FLOAT32 || out_dtype > VEXPRESS_UINT8) return cudaErrorInvalidValue;
+    return launch(vx_draw_keypoints, count, height, stream, points, points_float64, out, static_cast<Int32>(out_dtype),
+                  count, height, width);
 }
 
 const char *vexpress_cuda_error_string(int code) {

@@ -1,6 +1,7 @@
 """The kernels compile for every targeted GPU, without one: by NVRTC as the loop does it, by nvcc for C++ hosts."""
 
 import ctypes
+import re
 from pathlib import Path
 
 import pytest
@@ -87,5 +88,5 @@ def test_nvcc_builds_the_c_library_for_every_targeted_gpu(kernel_library: Path) 
 
 def test_the_c_library_declares_what_the_kernels_do(kernel_library: Path) -> None:
     library = ctypes.CDLL(str(kernel_library))
-    names = {name.removesuffix("_float32").removesuffix("_float16").removesuffix("_bfloat16") for name in nvrtc.KERNELS}
+    names = {re.sub("_b?float(16|32)$", "", name) for name in nvrtc.KERNELS}
     assert all(hasattr(library, f"vexpress_{name}") for name in names)

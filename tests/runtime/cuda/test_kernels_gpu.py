@@ -282,6 +282,25 @@ def test_rgb_to_nv12(gpu: Gpu, height: int, width: int, shift: int) -> None:
     on_both(gpu, "rgb_to_nv12", rgb, out, height, width, shift=shift)
 
 
+@pytest.mark.parametrize("out_dtype", ["uint8", *DTYPES])
+@pytest.mark.parametrize("points_dtype", ["float32", "float64"])
+@pytest.mark.parametrize("spread", [1, 3, 100])
+def test_draw_keypoints(gpu: Gpu, out_dtype: str, points_dtype: str, spread: int) -> None:
+    rng, height, width = np.random.default_rng(spread), 190, 257
+    points = (rng.uniform(-0.5, 0.5, (40, 3, 2)) * spread + 0.5) * (width, height)
+    points[:8, 0] = points[:8, 2] + np.arange(8)[:, None] * [(5, 5)]
+    points[8:16, 0] = np.rint(points[8:16, 2]) + np.arange(8)[:, None] * [(-5, 5)]
+    points[16, 1, 0] = np.nan
+    points[17:25] = np.rint(points[17:25])
+    points = points.astype(points_dtype)
+    shape = (40, height, width, 3) if out_dtype == "uint8" else (40, 3, height, width)
+    out = np.full(shape, 9, np.uint8 if out_dtype == "uint8" else DTYPES[out_dtype])
+    at, target = gpu.upload(points), gpu.upload(out)
+    gpu.kernels.draw_keypoints(at, 40, height, width, target, out_dtype, gpu.stream, points_dtype)
+    HOST.draw_keypoints(points, 40, height, width, out, out_dtype, points_dtype=points_dtype)
+    assert_same_bits(gpu.download(target), out)
+
+
 def test_a_dtype_without_a_kernel_is_refused(gpu: Gpu) -> None:
     with pytest.raises(ValueError, match="no kernel gather_latents_int8: dtypes are float32, float16, bfloat16"):
         gpu.kernels.gather_latents(0, 0, 0, 0, 1, 1, 1, "int8", gpu.stream)
@@ -301,7 +320,7 @@ def test_the_c_library_does_the_same(gpu: Gpu, kernel_library: Path) -> None:
     state = at["ring"], at["pending"], index(3), at["history"], at["places"], at["weights"], at["cursor"], at["status"]
     assert library.vexpress_step_window(at["prediction"], brain, index(2), *sizes[:2], *state, stream) == 0
     assert library.vexpress_advance(at["cursor"], stream) == 0
-    assert library.vexpress_gather_latents(*gather, ctypes.c_int(3), stream) != 0
+    assert library.vexpress_gather_latents(*gather, ctypes.c_int(4), stream) != 0
     HOST.gather_latents(arrays["ring"], table, arrays["cursor"], latents, *(s.value for s in sizes), "float16")
     HOST.step_window(*step_arguments(arrays, "bfloat16", 2, frames, size))
     HOST.advance(arrays["cursor"])

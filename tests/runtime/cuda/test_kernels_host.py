@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from vexpress_trt.engines.manifest import SchedulerConfig
 from vexpress_trt.runtime import _native
 from vexpress_trt.runtime.cuda.host_kernels import HostKernels
+from vexpress_trt.runtime.keypoints import draw_keypoints
 from vexpress_trt.runtime.latent_store import LatentStore
 from vexpress_trt.runtime.noise import frame_noise
 from vexpress_trt.runtime.scheduler import SOLVERS, make_scheduler
@@ -285,3 +286,43 @@ def test_nv12_of_grey_has_no_colour(grey: int) -> None:
     HOST.rgb_to_nv12(np.full((4, 4, 3), grey, np.uint8), out, 4, 4)
     assert (out[16:] == 128).all()
     assert {0: 16, 255: 235}.get(grey, out[0]) == out[0]
+
+
+COORDINATES = st.one_of(
+    st.integers(-40, 140), st.floats(-20, 120), st.floats(-400, 400), st.floats(-16_500, 16_500), st.just(np.nan)
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.lists(COORDINATES, min_size=6, max_size=6),
+    st.integers(1, 130),
+    st.integers(1, 130),
+    st.sampled_from(["float32", "float64"]),
+)
+def test_guide_images_are_opencvs_bit_for_bit(numbers: list[float], height: int, width: int, kind: str) -> None:
+    points = np.array(numbers, kind).reshape(3, 2)
+    expected, out = draw_keypoints(points, width, height), np.full((height, width, 3), 9, np.uint8)
+    HOST.draw_keypoints(points, 1, height, width, out, "uint8", points_dtype=kind)
+    np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize("turn", range(8))
+def test_guide_images_of_faces_turned_by_whole_and_half_right_angles(turn: int) -> None:
+    eye = np.array([(1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1)])[turn]
+    for length in range(40):
+        points = np.array([eye * length + 50, -eye * length + 50, (50, 50)], np.float32)
+        out = np.empty((100, 100, 3), np.uint8)
+        HOST.draw_keypoints(points, 1, 100, 100, out, "uint8")
+        np.testing.assert_array_equal(out, draw_keypoints(points, 100, 100))
+
+
+def test_several_guide_images_as_the_guider_takes_them() -> None:
+    points = np.random.default_rng(0).uniform(0, 60, (5, 3, 2)).astype(np.float32)
+    images = np.stack([draw_keypoints(frame, 61, 47) for frame in points]).transpose(0, 3, 1, 2) / np.float32(255)
+    single, half, brain = (np.empty((5, 3, 47, 61), kind) for kind in (np.float32, np.uint16, np.uint16))
+    for out, dtype in ((single, "float32"), (half, "float16"), (brain, "bfloat16")):
+        HOST.draw_keypoints(points, 5, 47, 61, out, dtype)
+    np.testing.assert_array_equal(single, images)
+    np.testing.assert_array_equal(half.view(np.float16), images.astype(np.float16))
+    np.testing.assert_array_equal(brain, to_bfloat16(images))
