@@ -1,5 +1,6 @@
 """One typed ONNX graph to one engine plan, with progress, a memory limit and an end when it is cancelled."""
 
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -76,7 +77,8 @@ class Build:
         if self._cancelled.is_set():
             raise KeyboardInterrupt
         if plan is None:
-            raise UserError(f"{self._tensorrt.backend} could not build {spec.name}: {reason_of(self._log)}")
+            reason = reason_of(self._log, options.workspace)
+            raise UserError(f"{self._tensorrt.backend} could not build {spec.name}: {reason}")
         return Plan(plan, bindings)
 
     def _network_flags(self) -> int:
@@ -221,13 +223,20 @@ class Phases:
         return min(1.0, (done + inside) / count)
 
 
-def reason_of(log: Any) -> str:
+def reason_of(log: Any, workspace: int | None = None) -> str:
     """The first error of a builder's log, which is the cause of later ones, and what may help.
 
-    Errors about a missing driver, which it logs whenever it fails on a machine without a GPU, are the last resort.
+    Errors about a missing driver, which it logs whenever it fails on a machine without a GPU, are the last resort. A
+    request as large as `workspace` (bytes) means that the engine needs more scratch than it was allowed.
     """
     causes = [line for line in log.lines if _NO_DRIVER not in line] or log.lines or ["it gave no reason"]
-    text = " ".join(causes).lower()
-    if "memory" in text or "could not find any implementation" in text:
+    text = " ".join(causes)
+    requested = re.search(r"Requested size was (\d+) bytes", text)
+    if requested and workspace is not None and int(requested[1]) >= workspace:
+        return (
+            f"{causes[0]}; the engine needs more than --workspace {workspace / 2**30:g} GiB of scratch: raise it to "
+            "what the GPU can spare, or build for smaller images or fewer frames"
+        )
+    if "memory" in text.lower() or "could not find any implementation" in text.lower():
         return f"{causes[0]}; it may have too little memory: close other programs or lower --workspace"
     return causes[0]

@@ -16,6 +16,7 @@ from vexpress_trt.engines.trt.key import Sidecar
 from vexpress_trt.engines.trt.profile import ProfileSettings
 
 TARGETS = ("sm89", "sm120")
+pytestmark = pytest.mark.timeout(1200)  # the first one exports the bundle, which a busy machine makes slow
 GRAPHS = (
     "audio_encoder audio_projection kps_guider vae_encoder reference denoiser_guided denoiser_single vae_decoder"
 ).split()

@@ -122,6 +122,9 @@ def test_the_reason_of_a_failed_build_is_the_first_that_is_not_the_missing_drive
     log = SimpleNamespace(lines=["In f (cudaError 35: no driver)", "no kernel for x", "gave up"])
     assert reason_of(log) == "no kernel for x"
     assert reason_of(SimpleNamespace(lines=["In g (cudaError 35: ...)"])) == "In g (cudaError 35: ...)"
+    small = SimpleNamespace(lines=["OutOfMemory (Requested size was 2152845448 bytes.)"])
+    assert "needs more than --workspace 2 GiB of scratch: raise it" in reason_of(small, 2 << 30)
+    assert "lower --workspace" in reason_of(small, 4 << 30)
     assert "lower --workspace" in reason_of(SimpleNamespace(lines=["Could not find any implementation for node y"]))
 
 

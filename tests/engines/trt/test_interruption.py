@@ -20,6 +20,7 @@ from vexpress_trt.engines.trt.flavour import RTX
 from vexpress_trt.engines.trt.store import EngineStore
 
 TARGETS = ("sm89", "sm120")
+pytestmark = pytest.mark.timeout(1200)  # the first one exports the bundle, which a busy machine makes slow
 SMALL = ("audio_projection", "kps_guider", "vae_decoder")
 
 
