@@ -1,6 +1,8 @@
 # Two commands for a fresh machine with Python 3.11+, a C++ compiler and make:
 #   make demo   install the lean runtime, then a drawn person talks -> build/demo/demo.mp4 and demo.png
 #   make test   install everything, then run the tests
+# And one for a machine with an NVIDIA GPU, in a Python that has torch with CUDA and this package:
+#   make gpu-check   kernels, loop, numbers and speed on this GPU -> build/gpu_check/gpu_check.md and .json
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -10,7 +12,7 @@ SETUP := $(VENV)/.setup
 NATIVE := $(wildcard runtime/native/*)
 PIP = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: setup demo test clean
+.PHONY: setup demo test gpu-check clean
 
 setup: $(SETUP)
 
@@ -30,6 +32,9 @@ demo: $(LEAN)
 test: $(SETUP)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m pytest
+
+gpu-check:
+	$(PYTHON) -m vexpress_trt.bench.gpu_check --out build/gpu_check
 
 clean:
 	rm -rf build

@@ -1,0 +1,36 @@
+"""Every kernel against its twin on the CPU: the repository's tests that need a GPU, and those of loop and engine."""
+
+import re
+import subprocess
+import sys
+
+from vexpress_trt.bench.gpu_check.parts import CheckFailed, Record, Setting
+
+TESTS = "tests/runtime/cuda"
+
+
+def check(setting: Setting, record: Record) -> None:
+    """Run the tests. Raises CheckFailed when one fails, or when none ran on the GPU."""
+    command = [sys.executable, "-m", "pytest", TESTS, "-m", "gpu", "-q", "-p", "no:cacheprovider", "--durations=5"]
+    done = subprocess.run(
+        command, cwd=setting.repository, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    print(done.stdout)
+    counts = outcomes(done.stdout)
+    record("tests", counts)
+    if counts["failed"] or counts["errors"]:
+        raise CheckFailed("\n".join(re.findall(r"^(?:FAILED|ERROR) .*$", done.stdout, re.MULTILINE)))
+    if setting.device == "cuda" and not counts["passed"]:
+        raise CheckFailed(f"no test ran: pytest ended with {done.returncode}")
+
+
+def outcomes(text: str) -> dict[str, int]:
+    """pytest's closing line as numbers."""
+    last = text.strip().splitlines()[-1] if text.strip() else ""
+    found = {kind: int(number) for number, kind in re.findall(r"(\d+) (passed|failed|skipped|errors?)", last)}
+    return {
+        "passed": found.get("passed", 0),
+        "failed": found.get("failed", 0),
+        "skipped": found.get("skipped", 0),
+        "errors": found.get("errors", found.get("error", 0)),
+    }

@@ -1,0 +1,64 @@
+"""The captured loop against the eager one, against the CPU's loop with the same predictions, against the CPU alone."""
+
+import numpy as np
+
+from vexpress_trt.bench.gpu_check.jobs import Clip, Denoisers, device_loop, host_loop, stacked
+from vexpress_trt.bench.gpu_check.networks import small_model
+from vexpress_trt.bench.gpu_check.parts import CheckFailed, Record, Setting
+from vexpress_trt.runtime.windows import WindowPlan
+
+# Final latents have a deviation near 1. FP32 on two kinds of processor, over some steps under guidance 3.5:
+FP32_TOLERANCE = 2e-3
+
+CLIPS = {
+    "ddim, two graphs": ("ddim", Clip(WindowPlan(4, 1, 4), steps=3, side=8, single_from=2)),
+    "dpmpp_2m, two windows a call": ("dpmpp_2m", Clip(WindowPlan(4, 2, 4), steps=3, side=8, window_batch=2)),
+}
+
+
+def check(setting: Setting, record: Record) -> None:
+    """Raises CheckFailed where the loop's own arithmetic is not bit-identical, or where FP32 differs from the CPU's."""
+    wrong = []
+    networks = small_model(setting).networks()
+    for name, (solver, clip) in CLIPS.items():
+        for precision in ("fp32", "fp16", "bf16") if setting.device == "cuda" else ("fp32",):
+            denoisers = Denoisers(networks, clip, device=setting.device, precision=precision)
+            captured = stacked(device_loop(clip, denoisers, solver=solver))
+            eager = stacked(device_loop(clip, denoisers, solver=solver, capture=False))
+            by_host = host_loop(clip, denoisers, solver=solver)
+            denoisers.close()
+            found = {
+                "frames": len(captured),
+                "captured_equals_eager": bool((captured == eager).all()),
+                "largest_to_eager": largest(captured, eager),
+                "equals_the_cpus_loop_with_this_engine": bool((captured == by_host).all()),
+                "largest_to_the_cpus_loop": largest(captured, by_host),
+            }
+            if precision == "fp32":
+                on_cpu = Denoisers(networks, clip, device="cpu", precision="fp32")
+                expected = host_loop(clip, on_cpu, solver=solver)
+                found["largest_to_the_cpu_alone"] = largest(captured, expected)
+                found["deviation"] = float(expected.std())
+            record(f"{name}, {precision}", found)
+            wrong += [f"{name}, {precision}: {fault}" for fault in faults(found, alone=clip.window_batch == 1)]
+    if wrong:
+        raise CheckFailed("; ".join(wrong))
+
+
+def faults(found: dict, *, alone: bool) -> list[str]:
+    """What is not as it has to be. `alone`: one window a call; else the CPU's loop may have fewer in its last calls,
+    for which libraries choose other algorithms."""
+    wrong = []
+    if not found["captured_equals_eager"]:
+        wrong.append(f"captured and eager loop differ by up to {found['largest_to_eager']:.2g}")
+    if alone and not found["equals_the_cpus_loop_with_this_engine"]:
+        wrong.append(f"the loop's arithmetic differs from the CPU's by up to {found['largest_to_the_cpus_loop']:.2g}")
+    if not found.get("largest_to_the_cpu_alone", 0.0) <= FP32_TOLERANCE:
+        wrong.append(f"latents differ from the CPU's by up to {found['largest_to_the_cpu_alone']:.2g}")
+    return wrong
+
+
+def largest(one: np.ndarray, other: np.ndarray) -> float:
+    """The largest difference; infinite where a value is not finite."""
+    difference = np.abs(one - other)
+    return float(difference.max()) if np.isfinite(difference).all() else float("inf")

@@ -1,0 +1,117 @@
+"""The parts of the check: each is a function in a process of its own, with its own time and its own failures."""
+
+import json
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from importlib import import_module
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+# {part: (module, seconds it may take, seconds with --quick)}
+PARTS: dict[str, tuple[str, float, float]] = {
+    "kernels": ("kernels", 75, 60),
+    "loop": ("loops", 60, 45),
+    "golden": ("golden", 60, 45),
+    "waits": ("waits", 60, 45),
+    "speed": ("speed", 120, 60),
+    "clip": ("clip", 90, 60),
+    "compiled": ("compiled", 240, 60),
+}
+ON_REQUEST = ("compiled",)
+
+
+class CheckFailed(Exception):
+    """A measured value is not what it has to be."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """`device` is "cuda" or, for tests of the check itself, "cpu"; `quick` takes the smallest sizes."""
+
+    repository: Path
+    device: str = "cuda"
+    quick: bool = False
+
+    @property
+    def small(self) -> bool:
+        """Whether to measure small networks only."""
+        return self.quick or self.device == "cpu"
+
+
+@dataclass(frozen=True)
+class PartResult:
+    """What a part found, until it ended: `error` is "" where all is well, else what went wrong."""
+
+    name: str
+    seconds: float
+    error: str = ""
+    found: dict[str, Any] = field(default_factory=dict)
+
+
+Record = Callable[[str, Any], None]
+
+
+def run_part(name: str, setting: Setting, out: Path) -> None:
+    """Run a part in this process; what it finds is in `out` as JSON from the moment it is found."""
+    found: dict[str, Any] = {}
+
+    def record(key: str, value: Any) -> None:
+        found[key] = value
+        out.write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+    import_module(f"vexpress_trt.bench.gpu_check.{PARTS[name][0]}").check(setting, record)
+
+
+def run_apart(name: str, setting: Setting, folder: Path) -> PartResult:
+    """Run a part in a fresh process, which is ended when its time is up."""
+    _, seconds, quick_seconds = PARTS[name]
+    limit = quick_seconds if setting.quick else seconds
+    out, words = folder / f"{name}.json", folder / f"{name}.log"
+    command = [sys.executable, "-m", "vexpress_trt.bench.gpu_check", "--part", name, "--out", str(folder)]
+    command += ["--repository", str(setting.repository), "--device", setting.device]
+    command += ["--quick"] if setting.quick else []
+    began = perf_counter()
+    error = ""
+    with words.open("w", encoding="utf-8") as log:
+        try:
+            done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, timeout=limit, check=False)
+        except subprocess.TimeoutExpired:
+            error = f"not done after {limit:.0f} s"
+        else:
+            if done.returncode:
+                error = _last_lines(words) or f"exit status {done.returncode}"
+    found = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
+    return PartResult(name, perf_counter() - began, error, found)
+
+
+def part_main(name: str, setting: Setting, folder: Path) -> int:
+    """The body of a part's process."""
+    try:
+        if setting.device == "cpu":
+            import torch
+
+            torch.set_num_threads(1)
+        run_part(name, setting, folder / f"{name}.json")
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def as_document(results: list[PartResult], machine: dict[str, Any], setting: Setting) -> dict[str, Any]:
+    """What is written as JSON."""
+    return {
+        "kind": "gpu_check",
+        "machine": machine,
+        "quick": setting.quick,
+        "parts": [asdict(result) for result in results],
+    }
+
+
+def _last_lines(path: Path, count: int = 12) -> str:
+    lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return "\n".join(lines[-count:])

@@ -1,0 +1,107 @@
+"""Whether the host ever waits for the GPU inside the loop, how far the GPU idles, and whether its memory stays flat."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from vexpress_trt.bench.gpu_check.jobs import Clip, Denoisers, device_loop
+from vexpress_trt.bench.gpu_check.networks import small_model
+from vexpress_trt.bench.gpu_check.parts import CheckFailed, Record, Setting
+from vexpress_trt.runtime.cuda import gpu, kernels
+from vexpress_trt.runtime.windows import WindowPlan
+
+WARM, COUNTED = 60, 200  # calls
+GROWTH_MIB = 8.0  # what the driver may take for itself between two looks
+
+
+def check(setting: Setting, record: Record) -> None:
+    """Raises CheckFailed where a call of the steady state synchronises, or where memory grows with the clip."""
+    on_cpu = setting.device == "cpu"
+    clip = Clip(WindowPlan(4, 1, 2) if on_cpu else WindowPlan(8, 2, 90), steps=2 if on_cpu else 10, side=8)
+    precision = "fp32" if on_cpu else "fp16"
+    denoisers = Denoisers(small_model(setting).networks(), clip, device=setting.device, precision=precision)
+    loop = device_loop(clip, denoisers)
+    if on_cpu:
+        record("calls", sum(1 for _ in loop))
+        return
+    for _ in islice(loop, WARM):
+        pass
+    memory = used_memory()
+    with counted_driver_calls() as driver_calls:
+        runtime_calls = profiled(lambda: counted(loop))
+    waits = {name: count for name, count in (driver_calls + runtime_calls).items() if is_wait(name)}
+    record("calls_counted", COUNTED)
+    record("waits", waits)
+    record("waits_per_call", sum(waits.values()) / COUNTED)
+    record("driver_calls", dict(driver_calls.most_common(12)))
+    record("runtime_calls", dict(runtime_calls.most_common(12)))
+    began, done, most = perf_counter(), 0, memory
+    for done, _ in enumerate(loop, 1):
+        if done % 50 == 0:
+            most = max(most, used_memory())
+    record("loop_ms_per_call_tiny", (perf_counter() - began) / max(1, done) * 1e3)
+    growth = (most - memory) / 2**20
+    record("memory_growth_mib", growth)
+    record("memory_watched_over_frames", clip.plan.frames)
+    if waits:
+        raise CheckFailed(f"the host waits inside the loop: {waits}")
+    if growth > GROWTH_MIB:
+        raise CheckFailed(f"device memory grows by {growth:.0f} MiB over a clip")
+
+
+def counted(loop: Iterator[Any]) -> None:
+    """The calls that are looked at; torch raises where it would synchronise."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in islice(loop, COUNTED):
+            pass
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def is_wait(name: str) -> bool:
+    """Whether a CUDA call of this name lets the host wait for the device."""
+    synchronous = name.startswith(("cudaMemcpy", "cuMemcpy", "cudaMemset", "cuMemset")) and "Async" not in name
+    return "Synchronize" in name or synchronous
+
+
+def used_memory() -> int:
+    """Bytes of the GPU in use, by whomever."""
+    free, total = torch.cuda.mem_get_info()
+    return total - free
+
+
+def profiled(work: Callable[[], Any]) -> Counter[str]:
+    """How often the CUDA runtime's functions were called, by torch or its libraries."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as profiled_by_torch
+
+    with profiled_by_torch(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as recorded:
+        work()
+    calls = Counter[str]()
+    for event in recorded.events():
+        if event.name.startswith(("cuda", "cu")) and not event.name.startswith(("cudnn", "cublas", "cutlass")):
+            calls[event.name] += 1
+    calls["cudaDeviceSynchronize"] -= min(calls["cudaDeviceSynchronize"], 2)  # the profiler's own, at both ends
+    return +calls
+
+
+@contextmanager
+def counted_driver_calls() -> Iterator[Counter[str]]:
+    """Count the driver's functions that the loop calls by itself."""
+    calls, plain = Counter[str](), gpu.checked
+
+    def counting(driver: Any, function: str, *given: Any) -> Any:
+        calls[function] += 1
+        return plain(driver, function, *given)
+
+    gpu.checked = kernels.checked = counting
+    try:
+        yield calls
+    finally:
+        gpu.checked = kernels.checked = plain

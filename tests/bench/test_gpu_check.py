@@ -1,0 +1,134 @@
+"""The GPU check where there is no GPU: parts run on the CPU in the smallest sizes; its arithmetic and report hold."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="needs the export extra")
+
+from vexpress_trt.bench.gpu_check import __main__ as command
+from vexpress_trt.bench.gpu_check import parts as parts_module
+from vexpress_trt.bench.gpu_check.clip import extrapolated
+from vexpress_trt.bench.gpu_check.kernels import outcomes
+from vexpress_trt.bench.gpu_check.loops import faults, largest
+from vexpress_trt.bench.gpu_check.networks import MINI
+from vexpress_trt.bench.gpu_check.parts import PartResult, Setting, run_part
+from vexpress_trt.bench.gpu_check.report import as_markdown, shown
+from vexpress_trt.bench.gpu_check.speed import count_flop, figures
+from vexpress_trt.bench.gpu_check.waits import is_wait
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+MACHINE = {"gpu": "Some GPU", "driver": "1.2", "python": "3.12", "cores": 8, "cpu": "Some CPU", "packages": {}}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("part", ["loop", "golden", "waits", "speed", "clip"])
+def test_a_part_runs_on_the_cpu(part: str, tmp_path: Path) -> None:
+    if part in ("golden", "clip"):
+        pytest.importorskip("diffusers")
+    run_part(part, Setting(ROOT, "cpu", quick=True), tmp_path / "found.json")
+    found = json.loads((tmp_path / "found.json").read_text())
+    expected = {
+        "loop": "ddim, two graphs, fp32",
+        "golden": "vae_decoder",
+        "waits": "calls",
+        "speed": "exact captured, contiguous, fp32",
+        "clip": "ten_seconds_extrapolated",
+    }
+    assert expected[part] in found
+
+
+def test_a_part_that_fails_or_takes_too_long_leaves_what_it_found_and_the_next_one_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setitem(parts_module.PARTS, "loop", ("loops", 0.1, 0.1))
+    arguments = ["--out", str(tmp_path), "--device", "cpu", "--quick", "--only", "loop,golden"]
+    assert command.main([*arguments, "--repository", str(tmp_path)]) == 1
+    document = json.loads((tmp_path / "gpu_check.json").read_text())
+    loop, golden = document["parts"]
+    assert loop["error"] == "not done after 0 s"
+    assert "Error" in golden["error"]
+    assert "### golden" in capsys.readouterr().out
+
+
+def test_a_share_of_the_ceiling_is_operations_over_time() -> None:
+    found = figures(0.1, 40_000_000_000_000, 800.0)
+    assert found == {"ms": 100.0, "tflops": 400.0, "share_of_ceiling": 0.5}
+
+
+def test_operations_are_counted_from_shapes_and_the_plain_network_has_more() -> None:
+    networks, sizes = MINI.networks(), {"B": 1, "F": 2, "h": 8, "w": 8}
+    exact, plain = (count_flop(networks, sizes, plain=plain) for plain in (False, True))
+    assert 0 < exact < plain
+    assert count_flop(networks, {**sizes, "F": 4}, plain=False) > 1.9 * exact
+
+
+def test_ten_seconds_are_the_calls_of_all_windows_and_the_last_windows_frames() -> None:
+    found = extrapolated(0.1, 0.01, steps=25)
+    assert found["calls"] == 15 * 25
+    assert found["seconds"] == pytest.approx(37.5 + 0.24)
+    # Fifteen windows are fewer than the 25 that a first frame needs at most.
+    assert 15 * 0.1 < found["seconds_to_first_frame"] < found["seconds"]
+
+
+@pytest.mark.parametrize(
+    ("name", "waits"),
+    [
+        ("cudaStreamSynchronize", True),
+        ("cuCtxSynchronize", True),
+        ("cudaMemcpy", True),
+        ("cudaMemcpyAsync", False),
+        ("cuMemcpyHtoDAsync", False),
+        ("cuMemcpyDtoH_v2", True),
+        ("cudaGraphLaunch", False),
+        ("cuEventQuery", False),
+    ],
+)
+def test_a_call_that_lets_the_host_wait_is_known_by_its_name(name: str, waits: bool) -> None:
+    assert is_wait(name) == waits
+
+
+def test_pytests_closing_line_is_read() -> None:
+    text = "....\nFAILED tests/x.py::test_a\n1 failed, 12 passed, 3 skipped, 2 errors in 4.5s\n"
+    assert outcomes(text) == {"passed": 12, "failed": 1, "skipped": 3, "errors": 2}
+    assert outcomes("") == {"passed": 0, "failed": 0, "skipped": 0, "errors": 0}
+
+
+def test_loops_that_differ_are_named() -> None:
+    same = {
+        "captured_equals_eager": True,
+        "largest_to_eager": 0.0,
+        "equals_the_cpus_loop_with_this_engine": True,
+        "largest_to_the_cpus_loop": 0.0,
+        "largest_to_the_cpu_alone": 1e-5,
+    }
+    assert faults(same, alone=True) == []
+    assert len(faults({**same, "captured_equals_eager": False, "largest_to_eager": 0.1}, alone=True)) == 1
+    assert len(faults({**same, "equals_the_cpus_loop_with_this_engine": False}, alone=True)) == 1
+    assert faults({**same, "equals_the_cpus_loop_with_this_engine": False}, alone=False) == []
+    assert len(faults({**same, "largest_to_the_cpu_alone": float("inf")}, alone=True)) == 1
+    assert largest(np.array([1.0, np.nan]), np.array([1.0, 0.0])) == float("inf")
+
+
+def test_the_report_says_machine_outcomes_and_findings() -> None:
+    results = [
+        PartResult("speed", 12.3, "", {"exact captured, fp16": {"ms": 100.0, "share_of_ceiling": 0.5}}),
+        PartResult("clip", 1.0, "Traceback\nValueError: no"),
+    ]
+    text = as_markdown(results, MACHINE, Setting(ROOT, "cuda"))
+    assert text.startswith("GPU Some GPU, 1.2; torch none; Python 3.12; 8 cores of Some CPU\n")
+    assert "| speed | passed | 12.3 |" in text
+    assert "| exact captured, fp16 | ms 100.0, share_of_ceiling 0.5000 |" in text
+    assert "```\nTraceback\nValueError: no\n```" in text
+    assert shown(["a", 1]) == "a<br>1"
