@@ -25,14 +25,15 @@ def tabulate_timestep(core: Any, model: Any, timesteps: int) -> bool:
     if given is None:
         return False
     (embedding,) = _before_matrix_product(given)
-    table = core.compile_model(openvino.Model([embedding], [given]), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(
-        [np.arange(timesteps, dtype=np.float32)]
-    )[0]
-    consumers = embedding.get_target_inputs()
+    consumers, kind = embedding.get_target_inputs(), embedding.get_element_type()
+    alone = openvino.Model([ops.convert(embedding, "f32")], [given])  # NumPy has no bfloat16
+    computed = core.compile_model(alone, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    table = computed([np.arange(timesteps, dtype=np.float32)])[0]
     whole = ops.parameter(given.get_partial_shape(), openvino.Type.i32)
     picked = ops.gather(ops.constant(table), whole, ops.constant(np.int32(0)))
+    typed = ops.convert(picked, kind)
     for consumer in consumers:
-        consumer.replace_source_output(picked.output(0))
+        consumer.replace_source_output(typed.output(0))
     model.remove_parameter(given)
     model.add_parameters([whole])
     whole.output(0).set_names({INPUT})

@@ -17,18 +17,21 @@ TIMESTEPS = 1000
 EIGHT_BITS_DB = 35.0  # rounding to bf16 alone leaves 40 dB on these networks, an angle off by a radian under 30
 
 
-def _embedding_times_identity() -> "openvino.Model":
-    """Sine and cosine of a timestep at two frequencies, and a matrix product that changes nothing."""
+def _embedding_times_identity(kind: str = "f32") -> "openvino.Model":
+    """Sine and cosine of a timestep at two frequencies, of this type, and a matrix product that changes nothing."""
     timestep = ops.parameter([-1], np.float32, "timestep")
     timestep.output(0).set_names({"timestep"})
     frequencies = ops.constant(np.array([[1.0, 0.37]], np.float32))
     angles = ops.multiply(ops.unsqueeze(timestep, ops.constant(np.int32(1))), frequencies)
     embedding = ops.concat([ops.cos(angles), ops.sin(angles)], 1)
-    return openvino.Model([ops.matmul(embedding, ops.constant(np.eye(4, dtype=np.float32)), False, False)], [timestep])
+    identity = ops.convert(ops.constant(np.eye(4, dtype=np.float32)), kind)
+    product = ops.matmul(ops.convert(embedding, kind), identity, False, False)
+    return openvino.Model([ops.convert(product, "f32")], [timestep])
 
 
-def test_the_table_holds_what_the_graph_computed() -> None:
-    core, model = openvino.Core(), _embedding_times_identity()
+@pytest.mark.parametrize("kind", ["f32", "f16", "bf16"])
+def test_the_table_holds_what_a_graph_of_any_type_computed(kind: str) -> None:
+    core, model = openvino.Core(), _embedding_times_identity(kind)
     plain = core.compile_model(model.clone(), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     assert tabulate_timestep(core, model, TIMESTEPS)
     tabulated = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
