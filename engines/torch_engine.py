@@ -53,7 +53,8 @@ class TorchEngine(Engine):
         if module is None:
             module = _load_module(bundle, spec)
         try:
-            self._module = module.to(self._device, self._dtype, memory_format=torch.channels_last)
+            layout = torch.channels_last if self._device == "cpu" else torch.contiguous_format  # as measured on each
+            self._module = module.to(self._device, self._dtype, memory_format=layout)
         except RuntimeError as problem:
             raise out_of_memory(problem, spec.name) or problem from None
 

@@ -43,7 +43,7 @@ def test_a_part_runs_on_the_cpu(part: str, tmp_path: Path) -> None:
         "loop": "ddim, two graphs, fp32",
         "golden": "vae_decoder",
         "waits": "calls",
-        "speed": "exact captured, contiguous, fp32",
+        "speed": "exact captured, channels-last, fp32",
         "clip": "ten_seconds_extrapolated",
     }
     assert expected[part] in found

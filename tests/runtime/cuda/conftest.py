@@ -9,8 +9,9 @@ import pytest
 
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.runtime.cuda.kernels import Kernels
-from vexpress_trt.runtime.cuda.nvrtc import NATIVE
 
+# The C library's source is not part of an installed package.
+NATIVE = Path(__file__).resolve().parents[3] / "runtime" / "native"
 ARCHITECTURES = (80, 86, 89, 90, 120)
 
 
