@@ -22,6 +22,6 @@ class Preset:
 # What each is worth: bench/results/quality_table.json, made by `vexpress bench quality --table`.
 PRESETS = {
     "exact": Preset(),
-    "fast": Preset(num_inference_steps=8, solver="dpmpp_2m", guidance_interval="0,0.6"),
-    "realtime": Preset(num_inference_steps=5, solver="dpmpp_2m", guidance_interval="0,0.4", context_overlap=2),
+    "fast": Preset(num_inference_steps=5),
+    "realtime": Preset(num_inference_steps=4, guidance_interval="0.2,0.8", context_overlap=2),
 }

@@ -49,9 +49,9 @@ def test_an_unknown_preset_is_refused_with_the_names_of_all() -> None:
         _request(preset="slow").validate()
 
 
-def test_a_fast_preset_is_not_the_originals_arithmetic() -> None:
+def test_a_preset_that_guides_some_steps_is_not_the_originals_arithmetic() -> None:
     with pytest.raises(UserError, match="--compat upstream"):
-        _request(preset="fast", compat="upstream").validate()
+        _request(preset="realtime", compat="upstream").validate()
 
 
 def test_the_command_line_passes_preset_and_overrides_on() -> None:
