@@ -115,8 +115,6 @@ def _read(path: Path, spec: GraphSpec, sizes: dict[str, int]) -> dict[str, np.nd
 
 def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """An archive without compression; bfloat16, which .npz does not know, as its bits."""
-    plain = {
-        name: array.view(np.uint16) if array.dtype.name == "bfloat16" else array for name, array in arrays.items()
-    }
+    plain = {name: array.view(np.uint16) if array.dtype.name == "bfloat16" else array for name, array in arrays.items()}
     with atomic_path(path) as temporary:
         np.savez(temporary, **plain)

@@ -32,7 +32,7 @@ _MOUTH_WEIGHT = 5.0
 _NOISY = 550  # half of the timesteps are from here to the end, where pose and mouth are decided
 _WITHHELD = (0.05, 0.07, 0.03)  # portrait, audio, key points
 _ALL_WITHHELD = 0.1
-_REFERENCE_WEIGHTS, _AUDIO_WEIGHTS = (0.9, 1.0), (1.0, 3.0)  # the runtime's defaults are 0.95 and 3
+_REFERENCE_WEIGHTS, _AUDIO_WEIGHTS = (0.9, 1.0), (1.0, 3.0)  # the box uses 0.95 and 3
 _AT_ONCE = 20  # clips encoded in one go
 _ROWS = ROWS_PER_FRAME * (2 * PAD + 1)
 

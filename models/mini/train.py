@@ -1,6 +1,6 @@
 """Trains the small model stage by stage: `python -m vexpress_trt.models.mini.train STAGE --folder DIR`.
 
-Stages in order: speech, encoder, pack, networks, evaluate, package. `networks` are the autoencoder and the denoiser.
+Stages in order: speech, encoder, pack, networks, evaluate, package; `curves` draws what they measured. `networks` are the autoencoder and the denoiser.
 Each goes on where it was stopped; the exit status is 3 while a plan's end has not been reached.
 """
 
@@ -31,7 +31,10 @@ def main() -> None:
     parser.add_argument("--of", choices=("spatial", "motion"), default="motion", help="the denoiser that is meant")
     parser.add_argument("--guidance", type=float, default=2.0)
     parser.add_argument("--denoising", type=int, default=8, help="steps of denoising in an evaluation")
-    parser.add_argument("--target", type=Path, help="the folder of the packaged checkpoints")
+    parser.add_argument(
+        "--target", type=Path, help="the folder of the packaged checkpoints, or the picture of the curves"
+    )
+    parser.add_argument("--curve", type=Path, nargs="+", help="curves to draw, default: the folder's")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -89,6 +92,12 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         print(f"{name:24} {value:.4g}")
 
 
+def _curves(arguments: argparse.Namespace) -> None:
+    from vexpress_trt.models.mini.curves import draw_curves
+
+    draw_curves(arguments.curve or [arguments.folder / "curve.jsonl"], arguments.target)
+
+
 def _package(arguments: argparse.Namespace) -> None:
     from vexpress_trt.models.mini.package import write_checkpoints
 
@@ -103,6 +112,7 @@ _STAGES = {
     "pack": _pack,
     "networks": _networks,
     "evaluate": _evaluate,
+    "curves": _curves,
     "package": _package,
 }
 
