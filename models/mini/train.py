@@ -1,6 +1,7 @@
 """Trains the small model stage by stage: `python -m vexpress_trt.models.mini.train STAGE --folder DIR`.
 
-Stages in order: speech, encoder, pack, networks, evaluate, package; `curves` draws what they measured. `networks` are the autoencoder and the denoiser.
+Stages in order: speech, encoder, pack, networks, evaluate, package; `curves` draws what they measured. `networks` are
+the autoencoder and the denoiser.
 Each goes on where it was stopped; the exit status is 3 while a plan's end has not been reached.
 """
 
