@@ -34,10 +34,10 @@ def list_engines(bundle: Path, *, verify: bool = False) -> list[EngineRow]:
 
 
 def prune_engines(bundle: Path) -> list[EngineRow]:
-    """Remove damaged and outdated engines; returns them."""
-    store = EngineStore(Bundle.open(bundle))
-    rows = {stored.plan: _row(store, stored, verify=True) for stored in store.all()}
-    return [rows[stored.plan] for stored in store.prune()]
+    """Remove damaged and outdated engines; returns them. Raises UserError where they cannot be removed."""
+    store, rows = EngineStore(Bundle.open(bundle)), []
+    store.prune(lambda stored: rows.append(_row(store, stored, verify=True)))
+    return rows
 
 
 def format_engines(rows: list[EngineRow], none: str) -> str:

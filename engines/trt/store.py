@@ -1,7 +1,7 @@
 """The engines of a bundle on disk: found by key, whole or absent, never deserialised before they are known to fit."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,8 @@ from vexpress_trt.engines.trt.bindings import Binding
 from vexpress_trt.engines.trt.key import SIDECAR_VERSION, EngineKey, Sidecar
 
 MAX_SIDECAR_BYTES = 1 << 20
-_PLAN, _SIDECAR = ".plan", ".json"
+_PLAN, _SIDECAR, _LOCK = ".plan", ".json", ".lock"
+_TEMPORARY = ".*.*.tmp.*"  # what `atomic_path` writes into, left where a process was killed
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class EngineStore:
         path = self.plan_path(key)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(path.with_suffix(".lock"))
+            lock = FileLock(path.with_suffix(_LOCK))
             lock.acquire(timeout=patience)
         except Timeout:
             raise UserError(f"another process is building {path}: wait for it or stop it") from None
@@ -99,19 +100,21 @@ class EngineStore:
 
     def all(self) -> list[StoredEngine]:
         """Every plan in the folder, those without or with a damaged sidecar included; bytes are not read."""
-        paths = sorted(self.root.glob(f"*/*{_PLAN}")) if self.root.is_dir() else []
-        orphans = [path for path in sorted(self.root.glob(f"*/*{_SIDECAR}")) if not path.with_suffix(_PLAN).exists()]
-        missing = [StoredEngine(path.with_suffix(_PLAN), None, "the plan is missing") for path in orphans]
-        return [stored for path in paths if (stored := self._read(path)) is not None] + missing
+        files = [file for suffix in (_PLAN, _SIDECAR) for file in self._files(f"[!.]*{suffix}")]
+        paths = sorted({file.with_suffix(_PLAN) for file in files})
+        return [stored for path in paths if (stored := self._read(path) or self._orphan(path)) is not None]
 
     def damage(self, stored: StoredEngine) -> str:
         """Why the plan's bytes are not those that were built, or ""."""
         if stored.problem or stored.sidecar is None:
             return stored.problem
-        size = stored.plan.stat().st_size
-        if size != stored.sidecar.plan_size:
-            return f"the plan has {size} bytes, not {stored.sidecar.plan_size}"
-        return "" if sha256_file(stored.plan) == stored.sidecar.plan_sha256 else "the plan's content has changed"
+        try:
+            size = stored.plan.stat().st_size
+            if size != stored.sidecar.plan_size:
+                return f"the plan has {size} bytes, not {stored.sidecar.plan_size}"
+            return "" if sha256_file(stored.plan) == stored.sidecar.plan_sha256 else "the plan's content has changed"
+        except FileNotFoundError:
+            return "the plan is missing"
 
     def outdated(self, stored: StoredEngine) -> str:
         """Why no program with this bundle would ask for the engine, or "": its graph is another one now."""
@@ -124,18 +127,45 @@ class EngineStore:
             return f"the bundle has no {key.graph} in {key.precision} any more"
         return "" if current == key.onnx else f"{key.graph} was exported again since"
 
-    def prune(self) -> list[StoredEngine]:
-        """Remove engines that are damaged or outdated, and what killed builds have left; returns what went."""
-        gone = [stored for stored in self.all() if self.outdated(stored) or self.damage(stored)]
-        for stored in gone:
-            for suffix in (_SIDECAR, _PLAN, ".lock"):
-                remove(stored.plan.with_suffix(suffix))
-        for leftover in self.root.glob("*/.*.tmp*") if self.root.is_dir() else ():
-            remove(leftover)
-        for folder in list(self.root.glob("*")) if self.root.is_dir() else ():
-            with contextlib.suppress(OSError):  # not empty
-                folder.rmdir()
-        return gone
+    def prune(self, on_removal: Callable[[StoredEngine], None]) -> None:
+        """Remove engines that are damaged or outdated, and what killed builds have left.
+
+        `on_removal` is called with each engine just before it goes. What a process is building now is left as it is;
+        lock files stay, as another process may wait for one. Raises UserError where the folder cannot be written.
+        """
+        for path in [stored.plan for stored in self.all()]:
+            with self._unless_built(path) as free:
+                stored = (self._read(path) or self._orphan(path)) if free else None
+                if stored is not None and (self.outdated(stored) or self.damage(stored)):
+                    on_removal(stored)
+                    remove(path.with_suffix(_SIDECAR))
+                    remove(path)
+        for leftover in self._files(_TEMPORARY):
+            engine = leftover.name[1:].rsplit(".", 3)[0]
+            with self._unless_built(leftover.with_name(engine + _PLAN)) as free:
+                if free:
+                    remove(leftover)
+
+    def _files(self, pattern: str) -> list[Path]:
+        return list(self.root.glob(f"*/{pattern}")) if self.root.is_dir() else []
+
+    @contextlib.contextmanager
+    def _unless_built(self, path: Path) -> Iterator[bool]:
+        """Hold the lock of the engine at `path` where it is free; yields whether it was."""
+        lock = FileLock(path.with_suffix(_LOCK))
+        try:
+            lock.acquire(timeout=0)
+        except (Timeout, FileNotFoundError):  # being built, or removed with its folder
+            pass
+        except OSError as problem:
+            raise UserError(f"cannot write {path.parent}: {problem.strerror}; check its permissions") from None
+        try:
+            yield lock.is_locked
+        finally:
+            lock.release()
+
+    def _orphan(self, path: Path) -> StoredEngine | None:
+        return StoredEngine(path, None, "the plan is missing") if path.with_suffix(_SIDECAR).exists() else None
 
     def _read(self, path: Path) -> StoredEngine | None:
         if not path.exists():

@@ -112,7 +112,7 @@ def test_prune_removes_what_cannot_be_used_and_nothing_else(
     store: EngineStore, key: EngineKey, capsys: pytest.CaptureFixture
 ) -> None:
     good = store.put(key, PLAN, {})
-    old = store.put(replace(key, version="1.6", onnx="1" * 64), PLAN, {})
+    store.put(replace(key, version="1.6", onnx="1" * 64), PLAN, {})
     damaged = store.put(replace(key, version="1.5"), PLAN, {})
     damaged.write_bytes(b"")
     (good.parent / ".half.1234.tmp.plan").write_bytes(b"half")
@@ -121,13 +121,27 @@ def test_prune_removes_what_cannot_be_used_and_nothing_else(
     out = capsys.readouterr().out
     assert "exported again since" in out and "has 0 bytes" in out
     assert cli.main(["engines", "prune", root]) == 0
-    assert good.exists() and not old.parent.exists() and not damaged.parent.exists()
-    assert sorted(path.suffix for path in good.parent.iterdir()) == [".json", ".plan"]
+    left = {path for path in store.root.glob("*/*") if path.suffix != ".lock"}
+    assert left == {good, good.with_suffix(".json")}
     capsys.readouterr()
     assert cli.main(["engines", "verify", root, "--json"]) == 0
     assert [row["problem"] for row in json.loads(capsys.readouterr().out)] == [""]
     assert cli.main(["engines", "prune", root]) == 0
     assert "nothing to prune" in capsys.readouterr().out
+
+
+def test_prune_leaves_what_is_being_built(store: EngineStore, key: EngineKey) -> None:
+    removed = []
+    with store.building(key):
+        path = store.plan_path(key)
+        temporaries = [path.with_name(f".{path.stem}.0123abcd.tmp.{kind}") for kind in ("plan", "json")]
+        for file in (path, *temporaries):
+            file.write_bytes(PLAN)
+        store.prune(removed.append)
+        assert all(file.exists() for file in (path, *temporaries)) and removed == []
+    store.prune(removed.append)
+    assert list(path.parent.iterdir()) == [path.with_suffix(".lock")]
+    assert [stored.plan for stored in removed] == [path]
 
 
 def _hold(root: Path, key: EngineKey, held, release) -> None:
