@@ -88,13 +88,18 @@ def missing(trt: ModuleType, names: Iterable[str]) -> list[str]:
     return [name for name in names if not has(name)]
 
 
+def c_compiler() -> str | None:
+    """The C compiler of this machine."""
+    return shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+
+
 def load_bindings(folder: Path) -> ModuleType:
     """Import `tensorrt_bindings` from a folder, on empty libraries. Raises RuntimeError where no C compiler is there.
 
     A process can import one version only.
     """
     major = _version(folder).split(".")[0]
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    compiler = c_compiler()
     if compiler is None:
         raise RuntimeError("there is no C compiler")
     with tempfile.TemporaryDirectory() as scratch:

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tensorrt_names import check_folder, missing, names_in, used_names
+from tensorrt_names import c_compiler, check_folder, missing, names_in, used_names
 
 from vexpress_trt.engines.trt.flavour import SMALLEST, TensorRt
 
@@ -18,11 +18,9 @@ def test_tensorrt_as_installed_has_every_name() -> None:
     spec = importlib.util.find_spec("tensorrt_bindings")
     if spec is None:
         pytest.skip("tensorrt_cu13_bindings is not installed (it is part of the test extra on x86-64 Linux)")
-    try:
-        found = check_folder(Path(spec.origin).parents[1])
-    except RuntimeError as problem:
-        pytest.skip(f"the bindings cannot be imported here: {problem}")
-    assert found["missing"] == RTX_ONLY
+    if c_compiler() is None:
+        pytest.skip("there is no C compiler for the empty libraries that the bindings are imported on")
+    assert check_folder(Path(spec.origin).parents[1])["missing"] == RTX_ONLY
 
 
 def test_tensorrt_rtx_has_every_name(rtx: TensorRt) -> None:
