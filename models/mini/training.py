@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from vexpress_trt.models.mini.graphs import Steps
 from vexpress_trt.models.mini.threads import Threads
 
+_LONGEST_INTERVAL = 600.0  # seconds of training between two times that weights are saved
 _LONGEST_STEP = 60.0  # seconds: a step that took longer was suspended, and does not count
 _LARGEST_PART = 15_000_000  # bytes of weights in one file
 _LOOK_EVERY = 20  # steps between two looks at the device's numbers
@@ -81,12 +82,13 @@ class Run:
 
         `draw(step)` returns the tensors of a step and `loss` makes of them float32 [K], the numbers called `names`, of
         which the first is minimised. `measure()` is called with the averaged weights in place, when weights are saved
-        and at the end. Weights are saved whatever ends the training. Raises FloatingPointError where a number is not
-        finite.
+        and at the end. Weights are saved whatever ends the training. Raises FloatingPointError where a number, or a
+        weight at the plan's end, is not finite.
         """
         signal.signal(signal.SIGTERM, self._stop)
         steps, threads = Steps(loss, self._trained, graphs=graphs), Threads(torch.get_num_threads())
-        begun_at, worked, saved, interval = self.done, 0.0, 0.0, max(25.0, seconds / 10)
+        begun_at, worked, saved = self.done, 0.0, 0.0
+        interval = min(max(25.0, seconds / 10), _LONGEST_INTERVAL)
         sums, count, looks, before = 0.0, 0, 0, time.monotonic()
         try:
             while self.done < 1 and worked < seconds and not self._stopped:
@@ -107,8 +109,10 @@ class Run:
                     self.note(self.with_average(measure))
                     saved = worked
         finally:
-            self.save()
+            whole = self.save()
         finished = self.done >= 1
+        if finished and not whole:
+            raise FloatingPointError(f"{self.folder.name}: weights at step {self.step} are not finite")
         if finished:
             self.note({"final": True, **self.with_average(measure)})
         return finished
@@ -133,11 +137,11 @@ class Run:
             curve.write(line + "\n")
         print(line, flush=True)
 
-    def save(self) -> None:
-        """Writes the averaged weights, parameters in half precision; nothing where they are not finite."""
+    def save(self) -> bool:
+        """Writes the averaged weights, parameters in half precision; False, and nothing, where one is not finite."""
         if not all(bool(norm.isfinite()) for norm in torch._foreach_norm(self._average)):
             print(f"{self.folder.name}: weights are not finite and were not saved", flush=True)
-            return
+            return False
         average = iter(self._average)
         state = {
             name: next(average) if tensor.is_floating_point() else tensor
@@ -146,6 +150,7 @@ class Run:
         trained = {name for name, _ in self.modules.named_parameters()}
         state = {name: (tensor.half() if name in trained else tensor).cpu() for name, tensor in state.items()}
         write_weights(self.folder, state, self.step, self.done)
+        return True
 
     def _one_step(self, steps: Steps, draw: Callable[[int], Sequence[Tensor]]) -> Tensor:
         for group in self._optimiser.param_groups:

@@ -181,6 +181,13 @@ def test_numbers_that_are_not_finite_end_a_run_and_leave_the_weights_before_them
     torch.testing.assert_close(averaged_weights(tmp_path / "run"), kept)
 
 
+def test_a_plan_whose_last_weights_are_not_finite_is_not_finished(tmp_path):
+    run, module = run_of(tmp_path / "run", 5)
+    with pytest.raises(FloatingPointError, match="weights at step 5 are not finite"):
+        train(run, module, spoil_at=3)
+    assert progress_of(tmp_path / "run") == (0, 0.0)
+
+
 def test_large_weights_are_written_in_parts_and_none_may_be_missing(tmp_path):
     state = {f"tensor{number}": torch.randn(2_000_000) for number in range(3)}
     write_weights(tmp_path, state, step=3, done=0.5)
