@@ -49,7 +49,7 @@ def run_course(course: Course) -> bool:
     folder.mkdir(parents=True, exist_ok=True)
     if cuda:
         torch.backends.cudnn.benchmark = True
-    painters = Painters(course.scratch, course.carry, course.clips, course.workers)
+    painters, trial = Painters(course.scratch, course.carry, course.clips, course.workers), None
     try:
         trial = graphs.start_trial() if cuda else None
         pool = Pool(painters, course.device)
@@ -63,6 +63,8 @@ def run_course(course: Course) -> bool:
         pool.wait_for(course.clips // 2, min(_SECONDS_PER_CLIP * missing, 0.1 * course.seconds))
     finally:
         painters.stop()
+        if trial is not None:
+            trial.kill()
     begun = time.monotonic()
     clips = Clips(pool, load_autoencoder(folder / VAE_FOLDER).to(course.device), load_spoken(course.carry))
     print(f"clips: {pool.count} as latents after {time.monotonic() - begun:.1f} s", flush=True)

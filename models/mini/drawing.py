@@ -11,7 +11,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from vexpress_trt.models.mini.carry import load_spoken
+from vexpress_trt.engines.files import sha256_file
+from vexpress_trt.models.mini.carry import FILE, load_spoken
 from vexpress_trt.models.mini.clips import CLIP_FRAMES, plan_clip
 from vexpress_trt.models.mini.measure import eye_box, mouth_box
 from vexpress_trt.models.mini.pose import SIZE
@@ -21,18 +22,19 @@ _NICENESS = 5  # the training's own process comes first
 
 
 class Sheets:
-    """The shared files, for up to `count` clips; those whose `done` is 1 are whole.
+    """The shared files, for up to `count` clips of the speech in `carry`; those whose `done` is 1 are whole.
 
     `frames` uint8 [N, T + 1, 128, 128, 3], the portrait last; `guides` uint8 [N, T, 128, 128, 3]; `boxes` int16
     [N, T + 1, 2, 4]: first and end row, first and end column of the eyes' and the mouth's box; `heard` int32 [N, 2]:
-    utterance and first frame.
+    utterance and first frame. Their names tell count and speech, so that no clip of another training is taken.
     """
 
-    def __init__(self, folder: Path, count: int) -> None:
+    def __init__(self, folder: Path, carry: Path, count: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        speech = sha256_file(carry / FILE)[:8]
 
         def shared(name: str, kind: type, *shape: int) -> np.ndarray:
-            path = folder / f"{name}-{count}"
+            path = folder / f"{name}-{count}-{speech}"
             path.touch()
             return np.memmap(path, kind, "r+", shape=(count, *shape))
 
@@ -67,7 +69,7 @@ class Painters:
     """Processes that draw `count` clips; those already in the folder are not drawn again."""
 
     def __init__(self, folder: Path, carry: Path, count: int, workers: int) -> None:
-        self.sheets = Sheets(folder, count)
+        self.sheets = Sheets(folder, carry, count)
         command = [sys.executable, "-m", __name__, str(folder), str(carry)]
         single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         self._processes = [
@@ -92,7 +94,7 @@ class Painters:
 def _main(folder: str, carry: str, first: str, step: str, count: str) -> None:
     cv2.setNumThreads(1)
     os.nice(_NICENESS)
-    sheets, speech = Sheets(Path(folder), int(count)), load_spoken(Path(carry)).speech()
+    sheets, speech = Sheets(Path(folder), Path(carry), int(count)), load_spoken(Path(carry)).speech()
     for number in range(int(first), int(count), int(step)):
         if not sheets.done[number]:
             sheets.draw(number, speech)

@@ -12,6 +12,12 @@ from pathlib import Path
 import cv2
 import torch
 
+_NEEDED = {
+    "pack": ("carry",),
+    "networks": ("carry", "scratch"),
+    "curves": ("target",),
+    "package": ("target",),
+}
 _UNFINISHED = 3  # the exit status of a stage that was stopped before its plan's end
 
 
@@ -38,6 +44,9 @@ def main() -> None:
     parser.add_argument("--curve", type=Path, nargs="+", help="curves to draw, default: the folder's")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
+    for name in _NEEDED.get(arguments.stage, ()):
+        if getattr(arguments, name) is None:
+            parser.error(f"the stage {arguments.stage} needs --{name}")
     torch.set_num_threads(arguments.threads)
     cv2.setNumThreads(1)
     if _STAGES[arguments.stage](arguments) is False:

@@ -1,5 +1,7 @@
 """From packed speech to trained networks: what a step sees, what it changes, and how a course goes on."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +9,8 @@ import pytest
 import torch
 
 from vexpress_trt.engines.manifest import SchedulerConfig
-from vexpress_trt.models.mini import drawing
+from vexpress_trt.models.mini import course as courses
+from vexpress_trt.models.mini import drawing, graphs
 from vexpress_trt.models.mini.autoencoder import Autoencoder, autoencoder_loss, example_images, load_autoencoder
 from vexpress_trt.models.mini.carry import load_spoken, pack
 from vexpress_trt.models.mini.clips import CLIP_FRAMES, plan_clip
@@ -101,9 +104,17 @@ def test_drawn_clips_are_those_that_are_planned(pool, carry):
 
 
 def test_a_painter_that_fails_is_noticed(tmp_path):
-    painters = drawing.Painters(tmp_path / "scratch", tmp_path / "nothing", 4, workers=1)
+    (tmp_path / "spoken.npz").write_bytes(b"damaged")
+    painters = drawing.Painters(tmp_path / "scratch", tmp_path, 4, workers=1)
     with pytest.raises(RuntimeError, match="ended with status"):
         Pool(painters, CPU).wait_for(4, 60)
+
+
+def test_clips_of_other_speech_are_not_taken(carry, tmp_path):
+    drawing.Sheets(tmp_path, carry, 4).done[:] = 1
+    (tmp_path / "spoken.npz").write_bytes(b"other speech")
+    assert drawing.Sheets(tmp_path, carry, 4).ready() == 4
+    assert drawing.Sheets(tmp_path, tmp_path, 4).ready() == 0
 
 
 def test_noise_follows_the_runtimes_schedule():
@@ -237,3 +248,15 @@ def test_a_finished_course_trains_nothing_more(finished):
 def test_a_course_fails_where_a_stage_fails(course, tmp_path):
     with pytest.raises((RuntimeError, FileNotFoundError)):
         run_course(replace(course, carry=tmp_path, folder=tmp_path / "out", scratch=tmp_path / "scratch"))
+
+
+def test_a_course_that_cannot_hold_its_clips_leaves_no_process(course, tmp_path, monkeypatch):
+    def full(*_arguments: object) -> None:
+        raise MemoryError
+
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as trial:
+        monkeypatch.setattr(graphs, "start_trial", lambda: trial)
+        monkeypatch.setattr(courses, "Pool", full)
+        with pytest.raises(MemoryError):
+            run_course(replace(course, device=torch.device("cuda"), folder=tmp_path / "out", scratch=tmp_path / "new"))
+        assert trial.wait(10) != 0
