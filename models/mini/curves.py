@@ -5,19 +5,20 @@ from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 
+from vexpress_trt.engines.files import atomic_path
+
+_DOTS_PER_INCH = 110
 _PANELS = (("vae", "psnr", "held-out PSNR of the autoencoder, dB"), ("spatial", "test", ""), ("motion", "test", ""))
 _ERROR = "held-out error of v-prediction"
 
 
 def draw_curves(curves: Sequence[Path], target: Path) -> None:
     """Draws curves (`curve.jsonl`), each going on where the one before it ended, to the PNG file `target`."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     runs = [[json.loads(line) for line in curve.read_text(encoding="utf-8").splitlines()] for curve in curves]
-    figure, axes = pyplot.subplots(1, len(_PANELS), figsize=(12, 3.2), layout="constrained")
+    figure = Figure(figsize=(12, 3.2), layout="constrained")
+    axes = figure.subplots(1, len(_PANELS))
     for axis, (stage, measured, label) in zip(axes, _PANELS, strict=True):
         trained, tested = (
             [_of(lines, stage, name, began) for lines, began in zip(runs, _begun(runs, stage), strict=True)]
@@ -31,8 +32,8 @@ def draw_curves(curves: Sequence[Path], target: Path) -> None:
         axis.set(title=stage, xlabel="step", yscale="log")
         right.set_ylabel(label or _ERROR, color="tab:blue")
     axes[0].set_ylabel("loss while training", color="tab:gray")
-    figure.savefig(target, dpi=110)
-    pyplot.close(figure)
+    with atomic_path(target) as temporary:
+        figure.savefig(temporary, dpi=_DOTS_PER_INCH, format="png")
 
 
 def _begun(runs: list[list[dict]], stage: str) -> list[int]:
