@@ -196,11 +196,16 @@ class GenerationRequest:
             )
         if self.upstream and self.seed >= 2**32:
             raise UserError(f"--seed {self.seed}: with --compat upstream it must be below 2**32.")
-        if self.upstream and (self.solver != "ddim" or self.guidance_interval is not None):
-            raise UserError("--compat upstream: the original solves by ddim and guides every step.")
+        if self.upstream and _unlike_original(self):
+            remedy = " (--preset exact)" if _unlike_original(PRESETS[self.preset]) else ""
+            raise UserError(f"--compat upstream: the original solves by ddim and guides every step{remedy}.")
         _ = self.track_size, self._guidance_shares
 
     def _in_range(self, name: str, low: float, high: float) -> None:
         value = getattr(self, name)
         if value is not None and not low <= value <= high:  # also catches NaN
             raise UserError(f"--{name} {value}: must be from {low:g} to {high:g}.")
+
+
+def _unlike_original(settings: GenerationRequest | Preset) -> bool:
+    return settings.solver != "ddim" or settings.guidance_interval is not None

@@ -55,6 +55,20 @@ def test_a_value_that_no_input_can_make_right_is_named(change: dict, names: str)
     assert names in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    ("given", "end"),
+    [
+        ({"preset": "realtime"}, "guides every step (--preset exact)."),
+        ({"solver": "dpmpp_2m"}, "guides every step."),
+    ],
+)
+def test_a_preset_that_is_not_the_originals_is_blamed(given: dict, end: str) -> None:
+    request = GenerationRequest(reference_image_path="a.png", audio_path="b.wav", compat="upstream", **given)
+    with pytest.raises(UserError) as refusal:
+        request.validate()
+    assert str(refusal.value).endswith(end)
+
+
 def test_the_strategy_follows_from_the_track() -> None:
     assert GOOD.strategy == "fix_face"
     assert replace(GOOD, kps_path="kps.pth").strategy == "no_retarget"
