@@ -23,6 +23,7 @@ _PRECISIONS = {
 }
 # What `auto` tries, best first, and what each can compute in.
 _AUTO_ORDER = {"openvino": ("fp32", "bf16"), "onnxruntime": ("fp32", "fp16"), "torch": ("fp32", "bf16", "fp16")}
+_TORCH_CUDA = "pip install 'vexpress-trt[export,cuda]'"
 _NOT_YET = "this version of vexpress has no engine for it"
 
 
@@ -216,7 +217,9 @@ def _torch_cuda(devices: tuple[str, ...], missing: str) -> BackendStatus:
         return BackendStatus("torch-cuda", False, version, (), missing, "")
     if version is None or "+cpu" in version:
         reason = "torch is not installed" if version is None else f"torch {version} is built without CUDA"
-        return BackendStatus("torch-cuda", False, version, devices, reason, "pip install torch")
+        return BackendStatus("torch-cuda", False, version, devices, reason, _TORCH_CUDA)
+    if package_version("cuda-bindings") is None:
+        return BackendStatus("torch-cuda", False, version, devices, "cuda-bindings is not installed", _TORCH_CUDA)
     return BackendStatus("torch-cuda", True, version, devices, "", "")
 
 

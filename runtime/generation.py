@@ -13,6 +13,7 @@ import psutil
 from vexpress_trt.engines.audio_geometry import AudioGeometry
 from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.gpu import gpu_status
 from vexpress_trt.engines.memory import peak_memory_mib
 from vexpress_trt.engines.selection import choose_engines
 from vexpress_trt.runtime import advice
@@ -252,13 +253,14 @@ class Generation:
             save_gpu_memory=request.save_gpu_memory,
             **size,
         )
-        available = psutil.virtual_memory().available
+        gpu = choice.gpu
+        available = psutil.virtual_memory().available if gpu is None else gpu_status().devices[gpu].memory
         self._roomy = not request.save_gpu_memory and needed < ROOMY * available
         calls = {"windows": clip.plan.windows, "steps": request.num_inference_steps}
         seconds = estimate_seconds(self._bundle, choice.precision, choice.dtype, **calls, **size)
         lines = (
             advice.short_memory(needed, available, save_gpu_memory=request.save_gpu_memory),
-            advice.long_run(seconds),
+            advice.long_run(seconds) if gpu is None else None,  # the estimate knows processors only
         )
         for line in filter(None, lines):
             log.warning(line)

@@ -168,7 +168,7 @@ def outputs(module: nn.Module, inputs: list[Any], precision: str, device: str) -
     kind = TORCH[precision]
     given = [[tensor.to(kind) for tensor in value] if isinstance(value, list) else value for value in inputs]
     with torch.inference_mode():
-        results = module.to(device, kind, memory_format=torch.channels_last)(*given)
+        results = module.to(device, kind)(*given)
     return list(results) if isinstance(results, (tuple, list)) else [results]
 
 

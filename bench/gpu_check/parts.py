@@ -1,6 +1,8 @@
 """The parts of the check: each is a function in a process of its own, with its own time and its own failures."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import traceback
@@ -10,6 +12,8 @@ from importlib import import_module
 from pathlib import Path
 from time import perf_counter
 from typing import Any
+
+from vexpress_trt.engines.files import atomic_path
 
 # {part: (module, seconds it may take, seconds with --quick)}
 PARTS: dict[str, tuple[str, float, float]] = {
@@ -61,7 +65,8 @@ def run_part(name: str, setting: Setting, out: Path) -> None:
 
     def record(key: str, value: Any) -> None:
         found[key] = value
-        out.write_text(json.dumps(found, indent=1), encoding="utf-8")
+        with atomic_path(out) as fresh:
+            fresh.write_text(json.dumps(found, indent=1), encoding="utf-8")
 
     import_module(f"vexpress_trt.bench.gpu_check.{PARTS[name][0]}").check(setting, record)
 
@@ -74,16 +79,21 @@ def run_apart(name: str, setting: Setting, folder: Path) -> PartResult:
     command = [sys.executable, "-m", "vexpress_trt.bench.gpu_check", "--part", name, "--out", str(folder)]
     command += ["--repository", str(setting.repository), "--device", setting.device]
     command += ["--quick"] if setting.quick else []
+    out.unlink(missing_ok=True)  # an earlier run's
     began = perf_counter()
     error = ""
     with words.open("w", encoding="utf-8") as log:
+        part = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
         try:
-            done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, timeout=limit, check=False)
+            part.wait(limit)
         except subprocess.TimeoutExpired:
             error = f"not done after {limit:.0f} s"
-        else:
-            if done.returncode:
-                error = _last_lines(words) or f"exit status {done.returncode}"
+        finally:
+            if part.poll() is None:
+                os.killpg(part.pid, signal.SIGKILL)  # with the processes it has started itself
+                part.wait()
+    if part.returncode and not error:
+        error = _last_lines(words) or f"exit status {part.returncode}"
     found = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
     return PartResult(name, perf_counter() - began, error, found)
 

@@ -1,4 +1,7 @@
-"""The kernels of the loop, launched on a GPU's streams; see runtime/native/cuda/kernels.cu."""
+"""The kernels, launched on a GPU's streams; see runtime/native/cuda/kernels.cu.
+
+The loop uses the gathers, the fused step and `advance`; the others serve C++ hosts.
+"""
 
 import ctypes
 from types import TracebackType

@@ -1,6 +1,7 @@
 """The GPU check where there is no GPU: parts run on the CPU in the smallest sizes; its arithmetic and report hold."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -132,3 +133,24 @@ def test_the_report_says_machine_outcomes_and_findings() -> None:
     assert "| exact captured, fp16 | ms 100.0, share_of_ceiling 0.5000 |" in text
     assert "```\nTraceback\nValueError: no\n```" in text
     assert shown(["a", 1]) == "a<br>1"
+
+
+def test_what_an_earlier_run_found_is_not_told_again(tmp_path: Path) -> None:
+    (tmp_path / "speed.json").write_text('{"ms": 1}', encoding="utf-8")
+    result = parts_module.run_apart("speed", Setting(ROOT, "no such device"), tmp_path)
+    assert result.error
+    assert "ms" not in result.found
+
+
+def test_a_part_is_ended_with_all_its_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive = tmp_path / "alive"
+    grandchild = f"import time, pathlib; time.sleep(3); pathlib.Path({str(alive)!r}).touch()"
+    child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {grandchild!r}])"
+    monkeypatch.setattr(parts_module, "PARTS", {"slow": ("none", 1, 1)})
+    original = parts_module.subprocess.Popen
+    monkeypatch.setattr(
+        parts_module.subprocess, "Popen", lambda command, **kept: original([command[0], "-c", child], **kept)
+    )
+    assert parts_module.run_apart("slow", Setting(ROOT), tmp_path).error == "not done after 1 s"
+    time.sleep(3)
+    assert not alive.exists()

@@ -20,7 +20,7 @@ from vexpress_trt.engines.selection import (
 
 NO_DRIVER = GpuStatus(None, (), "no NVIDIA driver")
 TWO_GPUS = GpuStatus("13.0", tuple(Gpu(i, "H100", 80 << 30, (9, 0)) for i in range(2)), "")
-ALL = {"openvino": "2026.4", "onnxruntime": "1.31", "torch": "2.13.0"}
+ALL = {"openvino": "2026.4", "onnxruntime": "1.31", "torch": "2.13.0", "cuda-bindings": "13.5"}
 
 
 class Machine:
@@ -182,8 +182,9 @@ def test_cuda_is_torch_on_the_gpu_that_was_asked_for(machine: Machine, gpu_id: i
         (ALL, {"gpu_id": 2}, "--gpu_id 2: there is no such GPU; choose 0 to 1"),
         (ALL, {"gpu_id": -1}, "--gpu_id -1: there is no such GPU"),
         (ALL, {"backend": "openvino"}, "--backend openvino has no CUDA engine in this version: use --backend torch"),
-        ({"torch": "2.13.0+cpu"}, {}, "torch 2.13.0.cpu is built without CUDA; install it with `pip install torch`"),
-        ({}, {}, "torch is not installed; install it with `pip install torch`"),
+        ({"torch": "2.13.0+cpu"}, {}, "torch 2.13.0.cpu is built without CUDA; install it with `pip install .vexpress"),
+        ({"torch": "2.13.0"}, {}, "cuda-bindings is not installed; install it with `pip install .vexpress"),
+        ({}, {}, "torch is not installed; install it with `pip install .vexpress"),
     ],
 )
 def test_a_gpu_that_cannot_be_used_says_why(machine: Machine, packages: dict, wishes: dict, said: str) -> None:

@@ -7,7 +7,7 @@ from shutil import which
 
 import pytest
 
-from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.gpu import gpu_status
 from vexpress_trt.runtime.cuda.kernels import Kernels
 
 # The C library's source is not part of an installed package.
@@ -18,12 +18,9 @@ ARCHITECTURES = (80, 86, 89, 90, 120)
 @pytest.fixture(scope="session")
 def kernels() -> Iterator[Kernels]:
     """The kernels on GPU 0; tests skip where there is none."""
-    pytest.importorskip("cuda.bindings.driver")
-    try:
-        loaded = Kernels(0)
-    except UserError as reason:
-        pytest.skip(str(reason))
-    with loaded:
+    if gpu_status().reason:
+        pytest.skip(gpu_status().reason)
+    with Kernels(0) as loaded:
         yield loaded
 
 

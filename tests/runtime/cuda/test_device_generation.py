@@ -13,8 +13,10 @@ from media import write_wav  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from vexpress_trt.engines import selection  # noqa: E402
+from vexpress_trt.engines.gpu import Gpu, GpuStatus  # noqa: E402
 from vexpress_trt.engines.torch_cuda_engine import TorchDeviceEngine  # noqa: E402
 from vexpress_trt.runtime import GenerationRequest, generate  # noqa: E402
+from vexpress_trt.runtime import generation as generation_module  # noqa: E402
 from vexpress_trt.runtime.cuda import denoise  # noqa: E402
 from vexpress_trt.runtime.cuda.host_device import HostDevice  # noqa: E402
 from vexpress_trt.runtime.tracks import save_track  # noqa: E402
@@ -47,6 +49,8 @@ def test_frames_are_those_of_the_cpus_loop(
     monkeypatch.setattr(denoise, "GpuDevice", lambda gpu: devices.append(HostDevice()) or devices[-1])
     monkeypatch.setattr(selection, "engine_class", lambda backend: TorchDeviceEngine)
     monkeypatch.setattr(selection.EngineChoice, "gpu", 0)
+    card = GpuStatus("13.0", (Gpu(0, "stand-in", 8 << 30, (9, 0)),), "")
+    monkeypatch.setattr(generation_module, "gpu_status", lambda: card)
     generation = generate(replace(request))
     frames = list(generation)
     assert len(devices) == 1
