@@ -68,11 +68,15 @@ def _generate(args: argparse.Namespace) -> int:
 
 
 def _shipped_bundle() -> Path:
-    from vexpress_trt.models.box.box import is_shipped, shipped_bundle
+    from vexpress_trt.models.box.box import SETTINGS, is_shipped, shipped_bundle
 
     if not is_shipped():
         raise UserError("--bundle is missing: name a bundle, or make one with `vexpress export`.")
-    log.info("no --bundle is given: the model in the box is taken, which knows drawn faces only")
+    trained_for = " ".join(f"--{name} {value:g}" for name, value in SETTINGS.items())
+    log.warning(
+        "no --bundle is given: the model in the box is taken, which knows drawn faces only and was trained for "
+        f"{trained_for}"
+    )
     return shipped_bundle()
 
 
@@ -179,7 +183,11 @@ def _parser() -> argparse.ArgumentParser:
 
     command = _command(commands, "demo", _demo, "a talking face by the model in the box, with nothing else needed")
     command.add_argument(
-        "--output_path", type=Path, default=Path("demo.mp4"), metavar="MP4", help="the video (default demo.mp4)"
+        "--output_path",
+        type=Path,
+        default=Path("demo.mp4"),
+        metavar="MP4",
+        help="the video (default demo.mp4); a PNG of its frames is put beside it",
     )
     command.add_argument("--preset", choices=tuple(PRESETS), default=DEMO_PRESET, help=f"default {DEMO_PRESET}")
     command.add_argument("--bundle", type=Path, metavar="DIR", help="another model than the one in the box")

@@ -55,7 +55,12 @@ class GenerationRequest:
     kps_path: Path | None = _flag(
         None, "key-point track (.pth or .npy), see `vexpress extract`", kind=Path, metavar="TRACK"
     )
-    bundle: Path | None = _flag(None, "bundle of exported graphs, see `vexpress export`", kind=Path, metavar="DIR")
+    bundle: Path | None = _flag(
+        None,
+        "bundle of exported graphs, see `vexpress export` (default: the model in the box)",
+        kind=Path,
+        metavar="DIR",
+    )
     retarget_strategy: str | None = _flag(
         None, "how the head moves (default: no_retarget with a track, fix_face without)", choices=STRATEGIES
     )

@@ -23,6 +23,10 @@ CHECKPOINTS, GRAPHS, PLACES, REST = "checkpoints", "bundle", "weights.json", "re
 SETTINGS = {"fps": 25.0, "guidance_scale": 2.0, "reference_attention_weight": 0.95, "audio_attention_weight": 3.0}
 
 
+class DamagedBoxError(UserError):
+    """What is shipped is not what was packed."""
+
+
 def is_shipped(box: Path = BOX) -> bool:
     """Whether this copy of the package carries trained weights."""
     return (box / GRAPHS / MANIFEST_NAME).is_file()
@@ -39,24 +43,43 @@ def shipped_bundle(box: Path = BOX) -> Path:
     target = user_cache() / "models" / f"box-{identity}.bundle"
     try:
         Bundle.open(target)
-    except UserError:
-        unpack(target, box)
+    except (UserError, OSError):
+        _unpack_into_cache(target, box)
     return target
 
 
+def _unpack_into_cache(target: Path, box: Path) -> None:
+    try:
+        unpack(target, box)
+    except DamagedBoxError:
+        raise
+    except UserError as problem:
+        raise UserError(
+            f"the model in the box could not be put together: {problem} (XDG_CACHE_HOME names the cache folder)"
+        ) from None
+
+
 def unpack(target: Path, box: Path = BOX) -> Bundle:
-    """Write the complete bundle to `target`, replacing what is there. Raises UserError where a file is damaged."""
-    places = json.loads((box / PLACES).read_text(encoding="utf-8"))
+    """Write the complete bundle to `target`, replacing what is there once all hashes are right.
+
+    Raises DamagedBoxError where a shipped file is missing or damaged, UserError where `target` cannot be written.
+    """
     with atomic_path(target, directory=True) as folder:
-        shutil.copytree(box / GRAPHS, folder, dirs_exist_ok=True)
-        sources = {name: (box / name).read_bytes() for name in places["sources"]}
-        for name, file in places["files"].items():
-            pieces = (Piece(*entry) for entry in file["pieces"])
-            try:
-                assemble(folder / name, file["size"], pieces, sources)
-            except ValueError:
-                raise UserError(f"the weights in {box} are damaged: install vexpress-trt again") from None
-    return Bundle.open(target, verify=True)
+        try:
+            _put_together(folder, box)
+            Bundle.open(folder, verify=True)
+        except (FileNotFoundError, KeyError, TypeError, ValueError, UserError) as problem:
+            raise DamagedBoxError(f"the weights in {box} are damaged: install vexpress-trt again") from problem
+    return Bundle.open(target)
+
+
+def _put_together(folder: Path, box: Path) -> None:
+    """Fill `folder` with what `box` holds; its hashes are not checked."""
+    places = json.loads((box / PLACES).read_text(encoding="utf-8"))
+    shutil.copytree(box / GRAPHS, folder, dirs_exist_ok=True)
+    sources = {name: (box / name).read_bytes() for name in places["sources"]}
+    for name, file in places["files"].items():
+        assemble(folder / name, file["size"], (Piece(*entry) for entry in file["pieces"]), sources)
 
 
 def places_text(sources: list[str], files: dict[str, tuple[int, list[Piece]]]) -> str:

@@ -10,11 +10,12 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from vexpress_trt.engines.files import atomic_path
+from vexpress_trt.engines.files import atomic_path, check_place
 from vexpress_trt.models.box.box import SETTINGS, shipped_bundle
 from vexpress_trt.models.box.clip_request import clip_request
 from vexpress_trt.models.box.held_out import DEMO, HeldOutClip
 from vexpress_trt.models.mini.measure import mouth_opening
+from vexpress_trt.models.mini.pose import SIZE
 from vexpress_trt.runtime.generation import write_video
 from vexpress_trt.runtime.progress import ProgressCallback
 from vexpress_trt.runtime.summary import Summary
@@ -52,8 +53,10 @@ def run_demo(
     """Generate the demo's clip into `output_path` (MP4) and a strip of its frames (PNG) beside it.
 
     `bundle` None takes the model in the box; `flags` are fields of the request. Raises UserError where there is no
-    model, and for whatever `write_video` refuses.
+    model, where the strip cannot be written, and for whatever `write_video` refuses.
     """
+    strip = output_path.with_suffix(".png")
+    check_place(strip)
     clip = HeldOutClip(DEMO)
     with tempfile.TemporaryDirectory(prefix="vexpress-demo-") as folder:
         request = clip_request(
@@ -62,11 +65,18 @@ def run_demo(
         request.validate()
         summary = write_video(request, on_progress=on_progress)
     frames = read_frames(output_path)
-    strip = output_path.with_suffix(".png")
     write_strip(strip, clip.portrait, frames)
-    opening = [mouth_opening(frame, points) for frame, points in zip(frames, clip.track, strict=True)]
-    follows = float(np.corrcoef(opening, clip.driven.opening)[0, 1]) if np.std(opening) > 0 else 0.0
-    return DemoResult(summary, str(strip), follows)
+    return DemoResult(summary, str(strip), mouth_correlation(clip, frames))
+
+
+def mouth_correlation(clip: HeldOutClip, frames: np.ndarray) -> float:
+    """Pearson's r of the mouth's opening in frames uint8 [T, H, W, 3] with what the speech asks for; 0 if it is still.
+
+    Frames of another size than the clip's are brought to it first.
+    """
+    small = [cv2.resize(frame, (SIZE, SIZE), interpolation=cv2.INTER_AREA) for frame in frames]
+    opening = [mouth_opening(frame, points) for frame, points in zip(small, clip.track, strict=True)]
+    return float(np.corrcoef(opening, clip.driven.opening)[0, 1]) if np.std(opening) > 1e-6 else 0.0
 
 
 def read_frames(video: Path) -> np.ndarray:

@@ -6,13 +6,15 @@ import sys
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from vexpress_trt import cli
 from vexpress_trt.models.box import box
-from vexpress_trt.models.box.held_out import DEMO_FRAMES
+from vexpress_trt.models.box.demo import mouth_correlation
+from vexpress_trt.models.box.held_out import DEMO, DEMO_FRAMES, HeldOutClip
 
 NOT_LEAN = "torch diffusers transformers safetensors onnxscript huggingface_hub scipy matplotlib".split()
 LEAN_DEMO = f"""
@@ -22,7 +24,6 @@ for name in {NOT_LEAN}:
 from vexpress_trt import cli
 sys.exit(cli.main(["demo", *sys.argv[1:]]))
 """
-needs_model = pytest.mark.skipif(not box.is_shipped(), reason="this checkout carries no trained model")
 
 
 def _lean_demo(*flags: str) -> subprocess.CompletedProcess:
@@ -45,8 +46,8 @@ def test_any_bundle_without_torch(golden_bundle: Path, tmp_path: Path) -> None:
     _check(json.loads(done.stdout), tmp_path)
 
 
-@needs_model
 def test_the_model_in_the_box_talks_without_torch(tmp_path: Path) -> None:
+    assert box.is_shipped()
     done = _lean_demo("--output_path", str(tmp_path / "demo.mp4"), "--json", "--quiet")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
@@ -56,17 +57,18 @@ def test_the_model_in_the_box_talks_without_torch(tmp_path: Path) -> None:
     assert result["summary"]["total_seconds"] < 90
 
 
-@needs_model
 def test_generate_takes_the_model_in_the_box_where_no_bundle_is_named(tmp_path: Path, capsys) -> None:
     from vexpress_trt.models.box.clip_request import clip_request
-    from vexpress_trt.models.box.held_out import HeldOutClip
 
     request = clip_request(HeldOutClip(0), tmp_path)
     names = ("reference_image_path", "audio_path", "kps_path")
     flags = [word for name in names for word in (f"--{name}", str(getattr(request, name)))]
     output = ["--output_path", str(tmp_path / "out.mp4"), "--num_inference_steps", "2", "--fps", "25"]
-    assert cli.main(["generate", *flags, *output]) == 0
-    assert "the model in the box is taken" in capsys.readouterr().err
+    assert cli.main(["generate", *flags, *output, "--quiet"]) == 0  # a warning is not progress
+    said = capsys.readouterr().err
+    assert "the model in the box is taken" in said
+    for flag in ("--fps 25", "--guidance_scale 2", "--reference_attention_weight 0.95", "--audio_attention_weight 3"):
+        assert flag in said
 
 
 def test_without_a_model_both_commands_say_what_to_name(
@@ -85,6 +87,21 @@ def test_without_a_model_both_commands_say_what_to_name(
 def test_the_video_must_be_an_mp4(capsys) -> None:
     assert cli.main(["demo", "--output_path", "demo.png"]) == 2
     assert "let the name end in .mp4" in capsys.readouterr().err
+
+
+def test_the_strips_place_is_checked_before_anything_is_generated(tmp_path: Path, capsys) -> None:
+    (tmp_path / "demo.png").mkdir()
+    assert cli.main(["demo", "--output_path", str(tmp_path / "demo.mp4"), "--quiet"]) == 2
+    assert "demo.png: a folder of that name exists" in capsys.readouterr().err
+    assert not (tmp_path / "demo.mp4").exists()
+
+
+@pytest.mark.parametrize("size", [128, 256])
+def test_mouths_are_read_from_frames_of_any_size(size: int) -> None:
+    clip = HeldOutClip(DEMO)
+    frames = np.stack([cv2.resize(frame, (size, size), interpolation=cv2.INTER_LINEAR) for frame in clip.truth])
+    assert mouth_correlation(clip, frames) > 0.98
+    assert mouth_correlation(clip, np.zeros_like(frames)) == 0
 
 
 def test_the_strip_shows_the_portrait_first_and_the_last_frame_last(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A bundle put together again from the checkpoints it was exported from is the same bundle, byte for byte."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,14 +49,38 @@ def test_the_bundle_is_made_once_and_anew_when_it_is_damaged(box: Path) -> None:
     Bundle.open(bundle, verify=True)
 
 
-def test_damaged_checkpoints_are_refused_and_leave_nothing(box: Path, tmp_path: Path) -> None:
-    damaged = tmp_path / "box"
+def _flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda file: file.write_bytes(file.read_bytes()[:1000]), id="truncated"),
+        pytest.param(_flip, id="flipped"),
+        pytest.param(Path.unlink, id="missing"),
+    ],
+)
+def test_damaged_checkpoints_are_refused_and_leave_what_was_there(
+    box: Path, tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    damaged, target = tmp_path / "box", tmp_path / "made.bundle"
     shutil.copytree(box, damaged)
-    file = damaged / CHECKPOINTS / "v-express" / "denoising_unet.bin"
-    file.write_bytes(file.read_bytes()[:1000])
+    unpack(target, damaged)
+    damage(damaged / CHECKPOINTS / "v-express" / "denoising_unet.bin")
     with pytest.raises(UserError, match="damaged: install vexpress-trt again"):
-        unpack(tmp_path / "made.bundle", damaged)
-    assert not (tmp_path / "made.bundle").exists()
+        unpack(target, damaged)
+    Bundle.open(target, verify=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"box", "made.bundle"}
+
+
+def test_a_cache_that_cannot_be_written_is_named(box: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="cannot write .*XDG_CACHE_HOME names the cache folder"):
+        shipped_bundle(box)
 
 
 def test_a_copy_without_weights_says_so(tmp_path: Path) -> None:
