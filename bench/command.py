@@ -18,6 +18,7 @@ _JOB = (
 _QUALITY = (
     "preset num_inference_steps solver guidance_interval context_frames context_overlap seed dtype backend threads"
 ).split()
+_TABLE_CLIPS = 6  # for each row
 _HELP = {
     "stages": "seconds, memory and reached share of this machine of every stage of a bundle",
     "compare": "a whole job by the original's order of work and by the engines, in turns",
@@ -82,7 +83,7 @@ def add_commands(bench: argparse.ArgumentParser, add_request_flag: AddFlag) -> N
     parser.add_argument("bundle", type=Path, nargs="?", metavar="BUNDLE", help="default: the model in the box")
     for name in ("guidance_scale", "reference_attention_weight", "audio_attention_weight"):
         parser.add_argument(f"--{name}", type=float, help="default: what the model in the box was trained for")
-    parser.add_argument("--clips", type=int, help="held-out clips (default: all, with --table 6 for each row)")
+    parser.add_argument("--clips", type=int, help=f"held-out clips (default: all, with --table {_TABLE_CLIPS})")
     parser.add_argument("--table", action="store_true", help="a row for each setting; goes on where --json ended")
     parser.add_argument("--only", action="append", default=[], metavar="ROW", help="with --table: make this row anew")
     parser.add_argument("--minutes", type=float, help="with --table: begin no row after so many minutes")
@@ -144,19 +145,24 @@ def _sweep(args: argparse.Namespace) -> int:
 
 def _quality(args: argparse.Namespace) -> int:
     from vexpress_trt.bench.quality import QualitySettings, measure_quality
-    from vexpress_trt.bench.quality_plot import plot_quality
+    from vexpress_trt.bench.quality_plot import check_plot, plot_quality
     from vexpress_trt.bench.quality_table import TableSettings, make_table
     from vexpress_trt.bench.report import check_json_path, write_json
     from vexpress_trt.models.box.box import SETTINGS, shipped_bundle
 
     if args.table and args.json is None:
         raise UserError("--json is missing: --table keeps its rows there.")
+    if not args.table and (args.only or args.minutes is not None):
+        raise UserError("--only and --minutes are about the rows of a table: give --table as well.")
     for path in (args.json, args.plot):
         check_json_path(path)
+    if args.plot is not None:
+        check_plot(args.plot)
     bundle = args.bundle or shipped_bundle()
     flags = {**SETTINGS, **_given(args, [*_QUALITY, *SETTINGS.keys() - {"fps"}])}
     if args.table:
-        table = TableSettings(bundle, flags, args.clips or 6, tuple(args.only), args.minutes)
+        clips = _TABLE_CLIPS if args.clips is None else args.clips
+        table = TableSettings(bundle, flags, clips, tuple(args.only), args.minutes)
         report = make_table(table, args.json)
     else:
         report = measure_quality(QualitySettings(bundle, flags, **_given(args, ["clips"])))

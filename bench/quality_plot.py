@@ -1,5 +1,6 @@
 """Quality as pictures: bars of the conditions, or what each setting of the table costs and gives."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,19 @@ _SHOWN = {"mouth_correlation": "correlation of the mouth's opening", "psnr_db": 
 _DOTS_PER_INCH = 120
 
 
-def plot_quality(report: QualityReport | TableReport, output: Path) -> None:
-    """Draw a report into the PNG `output`. Raises UserError where matplotlib is missing or the output is no .png."""
+def check_plot(output: Path) -> None:
+    """Refuse, before anything is measured, a picture that cannot be drawn: UserError where `output` is no .png or
+    matplotlib is missing."""
     if output.suffix.lower() != ".png":
         raise UserError(f"--plot {output}: the picture is a PNG, let the name end in .png")
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError("plots need matplotlib: install it with `pip install 'vexpress-trt[bench]'`") from None
+    if find_spec("matplotlib") is None:
+        raise UserError("plots need matplotlib: install it with `pip install 'vexpress-trt[bench]'`")
+
+
+def plot_quality(report: QualityReport | TableReport, output: Path) -> None:
+    """Draw a report into the PNG `output`, which `check_plot` let pass."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(11, 5), layout="constrained")
     for axes, (name, label) in zip(figure.subplots(1, len(_SHOWN)), _SHOWN.items(), strict=True):
         (_bars if isinstance(report, QualityReport) else _costs)(axes, report, name)

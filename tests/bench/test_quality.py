@@ -1,8 +1,9 @@
 """`vexpress bench quality` on a random model of the right size: every condition is run, and really withholds."""
 
 import json
+import sys
 import tempfile
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from vexpress_trt.engines.verify import read_vectors, vector_inputs, vector_path
 from vexpress_trt.models.box.held_out import HeldOutClip
 from vexpress_trt.models.box.record import write_flac
 from vexpress_trt.runtime.audio_input import decode_audio
+from vexpress_trt.runtime.presets import PRESETS, Preset
+from vexpress_trt.runtime.request import GenerationRequest
 
 FLAT = (
     "mouth_correlation mouth_correlation_no_audio mouth_correlation_other_audio best_lag_frames psnr_db psnr_copy_db "
@@ -146,13 +149,37 @@ def test_the_tables_rows_cover_what_is_traded() -> None:
     [
         (["--clips", "1"], "--clips 1: must be from 2 to 24"),
         (["--clips", "25", "--table", "--json", "t.json"], "--clips 25"),
+        (["--clips", "0"], "--clips 0: must be from 2 to 24"),
+        (["--clips", "0", "--table", "--json", "t.json"], "--clips 0: must be from 1 to 24"),
         (["--table"], "--json is missing"),
+        (["--only", "exact"], "give --table as well"),
+        (["--minutes", "1"], "give --table as well"),
+        (["--plot", "quality.jpg"], "let the name end in .png"),
         (["--table", "--json", "t.json", "--only", "nothing"], "--only nothing: choose from exact"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(flags: list[str], sentence: str, golden_bundle: Path, capsys) -> None:
     assert cli.main(["bench", "quality", str(golden_bundle), *flags]) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_a_plot_without_matplotlib_is_refused_before_anything_is_measured(
+    golden_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr(quality, "measure_quality", lambda settings: pytest.fail("measured"))
+    assert cli.main(["bench", "quality", str(golden_bundle), "--plot", str(tmp_path / "quality.png")]) == 2
+    assert "plots need matplotlib" in capsys.readouterr().err
+
+
+def test_rows_of_presets_are_the_presets_whatever_is_given() -> None:
+    for name, preset in PRESETS.items():
+        changed = quality_table.jobs()[name]
+        given = {"num_inference_steps": 1, "solver": "dpmpp_2m", "guidance_interval": "0,0.1", "context_overlap": 0}
+        request = GenerationRequest(**{**given, "guidance_scale": 2.0, **changed})
+        assert replace(preset, guidance_scale=2.0) == Preset(
+            **{spec.name: getattr(request, spec.name) for spec in fields(Preset)}
+        )
 
 
 def test_a_model_of_another_size_is_refused(other_bundle: Path) -> None:
