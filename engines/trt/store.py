@@ -67,15 +67,20 @@ class EngineStore:
         return True
 
     def put(self, key: EngineKey, plan: bytes | memoryview, built: dict, bindings: tuple[Binding, ...] = ()) -> Path:
-        """Store a plan. Raises UserError where the disk is full or cannot be written."""
+        """Store a plan, with its sidecar or not at all. Raises UserError where the disk is full or cannot be written."""
         path = self.plan_path(key)
         remove(path.with_suffix(_SIDECAR))
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(plan)
-            digest, size = sha256_file(temporary), temporary.stat().st_size
-        with atomic_path(path.with_suffix(_SIDECAR)) as temporary:
-            sidecar = Sidecar(SIDECAR_VERSION, key, digest, size, bindings, built)
-            temporary.write_text(sidecar.to_json(), encoding="utf-8")
+        try:
+            with atomic_path(path) as temporary:
+                temporary.write_bytes(plan)
+                digest, size = sha256_file(temporary), temporary.stat().st_size
+            with atomic_path(path.with_suffix(_SIDECAR)) as temporary:
+                sidecar = Sidecar(SIDECAR_VERSION, key, digest, size, bindings, built)
+                temporary.write_text(sidecar.to_json(), encoding="utf-8")
+        except BaseException:
+            if not path.with_suffix(_SIDECAR).exists():
+                remove(path)
+            raise
         return path
 
     @contextlib.contextmanager

@@ -37,6 +37,19 @@ def test_what_was_put_is_found(store: EngineStore, key: EngineKey) -> None:
     assert [stored.sidecar.key for stored in store.all()] == [key]
 
 
+def test_a_plan_whose_sidecar_was_not_written_is_taken_back(
+    store: EngineStore, key: EngineKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_sidecar: Sidecar) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Sidecar, "to_json", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        store.put(key, PLAN, {})
+    assert store.all() == []
+    assert not store.plan_path(key).exists()
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
