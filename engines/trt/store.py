@@ -67,7 +67,7 @@ class EngineStore:
         return True
 
     def put(self, key: EngineKey, plan: bytes | memoryview, built: dict, bindings: tuple[Binding, ...] = ()) -> Path:
-        """Store a plan, with its sidecar or not at all. Raises UserError where the disk is full or cannot be written."""
+        """Store a plan with its sidecar, or nothing. Raises UserError where the disk is full or cannot be written."""
         path = self.plan_path(key)
         remove(path.with_suffix(_SIDECAR))
         try:
