@@ -201,12 +201,16 @@ def test_without_a_gpu_the_trial_of_graphs_fails_alone(capsys):
 @pytest.fixture(scope="module")
 def course(carry, tmp_path_factory) -> Course:
     root = tmp_path_factory.mktemp("course")
-    return Course(carry, root / "out", root / "scratch", CPU, seconds=25.0, frames=6, clips=CLIPS, workers=1)
+    return Course(carry, root / "out", root / "scratch", CPU, seconds=600.0, frames=6, clips=CLIPS, workers=1)
 
 
 @pytest.fixture(scope="module")
 def finished(course) -> Course:
-    assert run_course(course)
+    """A course whose stages end after a few steps, however slow the machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("PLAN", "SPATIAL_PLAN", "MOTION_PLAN"):
+            patch.setattr(courses, name, replace(getattr(courses, name), steps=4, warm_up=1))
+        assert run_course(course)
     return course
 
 
