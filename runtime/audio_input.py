@@ -25,7 +25,7 @@ _MEASURED_FRAME = SAMPLE_RATE // 50
 _OPEN_OPTIONS = {
     "protocol_whitelist": "file",
     "format_whitelist": "wav,w64,mp3,aac,flac,ogg,mov,matroska",
-    "max_size": str(1 << 16),  # bytes of a WAV's packets, which are 1024 samples otherwise: ten times slower to read
+    "max_size": str(1 << 13),  # bytes of a WAV's packets, which are 1024 samples otherwise: slower to read
 }
 
 
