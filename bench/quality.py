@@ -150,7 +150,6 @@ def _report(
     summary: Summary,
 ) -> QualityReport:
     plain = scores[PLAIN]
-    order = [PLAIN, *(name for name in scores if name != PLAIN)]
     return QualityReport(
         kind="quality",
         mouth_correlation=plain.mouth_correlation,
@@ -175,7 +174,7 @@ def _report(
         backend=summary.backend,
         dtype=summary.dtype,
         settings=described(settings.flags),
-        conditions={name: scores[name] for name in order},
+        conditions=scores,
     )
 
 

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 from vexpress_trt.models.mini.drive import SAMPLE_RATE
-from vexpress_trt.models.mini.measure import mouth_box, psnr
+from vexpress_trt.models.mini.measure import correlation, mouth_box, psnr
 from vexpress_trt.models.mini.pose import head_frame
 
 LAGS = range(-4, 5)  # frames
@@ -15,13 +15,6 @@ _LOUD_RANGE = 40.0  # dB below the clip's loudest frame at which it counts as si
 # Where a colour of the person is taken, in eye distances right and down from between the eyes.
 _PLACES = {"skin": ((-0.5, 0.72), (0.5, 0.72)), "hair": ((-0.35, -1.22), (0.35, -1.22)), "clothes": ((0.0, 2.6),)}
 _SPOT = 2  # pixels around such a place
-
-
-def correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Pearson's r of two curves [T]; 0 where one of them does not move."""
-    if np.std(first) < 1e-6 or np.std(second) < 1e-6:
-        return 0.0
-    return float(np.corrcoef(first, second)[0, 1])
 
 
 def correlation_by_lag(truth: np.ndarray, seen: np.ndarray) -> np.ndarray:

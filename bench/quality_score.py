@@ -8,7 +8,6 @@ import numpy as np
 from vexpress_trt.bench.quality_measures import (
     LAGS,
     colour_error,
-    correlation,
     correlation_by_lag,
     gradient_distance,
     loudness,
@@ -17,7 +16,7 @@ from vexpress_trt.bench.quality_measures import (
     mean_ssim,
 )
 from vexpress_trt.models.box.held_out import HeldOutClip
-from vexpress_trt.models.mini.measure import flicker, keypoint_errors, mouth_opening
+from vexpress_trt.models.mini.measure import correlation, flicker, keypoint_errors, mouth_opening
 
 
 @dataclass(frozen=True)

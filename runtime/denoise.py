@@ -1,7 +1,6 @@
 """The denoising loop: windows and steps in wavefront order, frames leave as soon as they are final."""
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import groupby
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from vexpress_trt.runtime.latent_store import LatentStore
 from vexpress_trt.runtime.scheduler import Scheduler
 from vexpress_trt.runtime.speech import Speech
 from vexpress_trt.runtime.stages import KeypointFeatures, nonfinite
-from vexpress_trt.runtime.windows import Call, WindowPlan
+from vexpress_trt.runtime.windows import Call, WindowPlan, alike
 
 
 def denoise(
@@ -34,8 +33,7 @@ def denoise(
     naming windows and steps when a prediction is not finite.
     """
     inputs = _buffers(denoiser(0), {"B": window_batch, "F": plan.window, "h": latent_size[0], "w": latent_size[1]})
-    alike = (list(calls) for batch in batches for _, calls in groupby(batch, key=lambda call: id(denoiser(call[1]))))
-    for calls in alike:
+    for calls in alike(batches, denoiser):
         engine = denoiser(calls[0][1])
         for row, (window, step) in enumerate(calls):
             start, _ = plan.span(window)

@@ -19,7 +19,6 @@ from vexpress_trt.engines.selection import choose_engines
 from vexpress_trt.runtime import advice
 from vexpress_trt.runtime.audio_features import AudioFeatures
 from vexpress_trt.runtime.clip import Clip, prepare_clip
-from vexpress_trt.runtime.cuda.denoise import denoise_on_gpu
 from vexpress_trt.runtime.denoise import denoise
 from vexpress_trt.runtime.engine_loader import EngineLoader
 from vexpress_trt.runtime.estimate import estimate_bytes, estimate_seconds
@@ -202,6 +201,8 @@ class Generation:
                 store = LatentStore(plan, scheduler, **start)
                 calls = denoise(store=store, latent_size=shape[1:], **given)
             else:
+                from vexpress_trt.runtime.cuda.denoise import denoise_on_gpu
+
                 calls = stack.enter_context(closing(denoise_on_gpu(self._choice.gpu, **start, **given)))
             final = 0
             for done, frames in self.watch.timed("denoise", calls):

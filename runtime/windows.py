@@ -4,8 +4,9 @@ Window w covers frames w * stride to w * stride + window - 1. Step t + 1 of a wi
 windows it shares frames with, nothing else: every order that respects this gives the same numbers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 from vexpress_trt.engines.errors import UserError
 
@@ -118,3 +119,10 @@ def live_windows(plan: WindowPlan, steps: int, batch: int = 1) -> int:
     """The most windows that `batches` has in progress at once: 1 + reach * (S - 1), or with fronts
     1 + (reach + 1) * (S - 1)."""
     return min(plan.windows, 1 + (plan.reach + (batch > 1)) * (steps - 1))
+
+
+def alike(batches: Iterable[list[Call]], kind: Callable[[int], object]) -> Iterator[list[Call]]:
+    """The same calls in the same order, batches cut where the steps' `kind` is another object."""
+    for batch in batches:
+        for _, calls in groupby(batch, key=lambda call: id(kind(call[1]))):
+            yield list(calls)

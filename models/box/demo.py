@@ -14,7 +14,7 @@ from vexpress_trt.engines.files import atomic_path, check_place
 from vexpress_trt.models.box.box import SETTINGS, shipped_bundle
 from vexpress_trt.models.box.clip_request import clip_request
 from vexpress_trt.models.box.held_out import DEMO, HeldOutClip
-from vexpress_trt.models.mini.measure import mouth_opening
+from vexpress_trt.models.mini.measure import correlation, mouth_opening
 from vexpress_trt.models.mini.pose import SIZE
 from vexpress_trt.runtime.generation import write_video
 from vexpress_trt.runtime.progress import ProgressCallback
@@ -76,7 +76,7 @@ def mouth_correlation(clip: HeldOutClip, frames: np.ndarray) -> float:
     """
     small = [cv2.resize(frame, (SIZE, SIZE), interpolation=cv2.INTER_AREA) for frame in frames]
     opening = [mouth_opening(frame, points) for frame, points in zip(small, clip.track, strict=True)]
-    return float(np.corrcoef(opening, clip.driven.opening)[0, 1]) if np.std(opening) > 1e-6 else 0.0
+    return correlation(np.array(opening), np.asarray(clip.driven.opening))
 
 
 def read_frames(video: Path) -> np.ndarray:

@@ -12,7 +12,7 @@ from vexpress_trt.models.mini.autoencoder import Autoencoder, load_autoencoder, 
 from vexpress_trt.models.mini.clips import CLIP_FRAMES, Clip, plan_clip
 from vexpress_trt.models.mini.diffusion import MOTION_FOLDER, guides
 from vexpress_trt.models.mini.listening import Listener, load_listener, rows_of, windows_of
-from vexpress_trt.models.mini.measure import flicker, keypoint_errors, mouth_box, mouth_opening, psnr
+from vexpress_trt.models.mini.measure import correlation, flicker, keypoint_errors, mouth_box, mouth_opening, psnr
 from vexpress_trt.models.mini.networks import SmallVExpress
 from vexpress_trt.models.mini.records import read_all
 from vexpress_trt.models.mini.sampling import Settings, generate
@@ -119,26 +119,20 @@ def _mouth(cases: list[Case], clips: list[np.ndarray]) -> dict[str, float]:
     """Correlation of the mouth's opening with the truth's, over all frames and as the clips' mean, and the best lag."""
     true = [case.openings(case.truth) for case in cases]
     seen = [case.openings(frames) for case, frames in zip(cases, clips, strict=True)]
-    single = [_correlation(*pair) for pair in zip(true, seen, strict=True)]
+    single = [correlation(*pair) for pair in zip(true, seen, strict=True)]
     lags = range(-3, 4)
     shifted = [
         np.mean(
-            [_correlation(t[3 : len(t) - 3], s[3 + lag : len(s) - 3 + lag]) for t, s in zip(true, seen, strict=True)]
+            [correlation(t[3 : len(t) - 3], s[3 + lag : len(s) - 3 + lag]) for t, s in zip(true, seen, strict=True)]
         )
         for lag in lags
     ]
     return {
-        "mouth": _correlation(np.concatenate(true), np.concatenate(seen)),
+        "mouth": correlation(np.concatenate(true), np.concatenate(seen)),
         "mouth_clips": float(np.mean(single)),
         "mouth_worst": min(single),
         "lag": int(lags[int(np.argmax(shifted))]),
     }
-
-
-def _correlation(first: np.ndarray, second: np.ndarray) -> float:
-    if first.std() < 1e-6 or second.std() < 1e-6:
-        return 0.0
-    return float(np.corrcoef(first, second)[0, 1])
 
 
 def _write_sheet(path: Path, cases: list[Case], clips: list[np.ndarray]) -> None:

@@ -51,6 +51,13 @@ def mouth_opening(image: np.ndarray, keypoints: np.ndarray) -> float:
     return float(inside.sum(axis=0).mean() / _PATCH / (PARTED + JAW_DROP))
 
 
+def correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Pearson's r of two curves [T]; 0 where one of them does not move."""
+    if np.std(first) < 1e-6 or np.std(second) < 1e-6:
+        return 0.0
+    return float(np.corrcoef(first, second)[0, 1])
+
+
 def _colours_at(image: np.ndarray, frame: HeadFrame, points: np.ndarray) -> np.ndarray:
     """Colours float64 [R, C, 3] at points [R, C, 2] of the head."""
     return _sampled(image, frame.to_image(points)).astype(np.float64)

@@ -20,10 +20,10 @@ from vexpress_trt.engines.device_engine import DeviceEngine
 from vexpress_trt.engines.dtypes import numpy_dtype
 from vexpress_trt.engines.engine import CancelledError
 from vexpress_trt.runtime.cuda.device import Buffer, Device, Event
-from vexpress_trt.runtime.cuda.schedule import Batch, Schedule, alike
+from vexpress_trt.runtime.cuda.schedule import Batch, Schedule
 from vexpress_trt.runtime.scheduler import Scheduler
 from vexpress_trt.runtime.stages import nonfinite
-from vexpress_trt.runtime.windows import Call, WindowPlan
+from vexpress_trt.runtime.windows import Call, WindowPlan, alike
 
 AHEAD = 8  # batches that may be enqueued and not done
 PIECE = 256  # batches whose tables are brought to the device at once

@@ -4,7 +4,7 @@ Which frames a call works on, where they lie, whether they are complete with it 
 order of the calls and on nothing that is computed. Batches of calls are numbered; a table's row belongs to a number.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass
 
 import numpy as np
@@ -104,15 +104,3 @@ class Schedule:
         if self._frames[slot] != frame or self._steps[slot] != step:
             raise ValueError(f"frame {frame} is not at step {step} when a call needs it: the order does not allow this")
         return slot
-
-
-def alike(batches: Iterable[list[Call]], kind: Callable[[int], object]) -> Iterator[list[Call]]:
-    """The same calls in the same order, batches cut where the steps' `kind` changes."""
-    for batch in batches:
-        part: list[Call] = []
-        for call in batch:
-            if part and kind(part[0][1]) is not kind(call[1]):
-                yield part
-                part = []
-            part.append(call)
-        yield part

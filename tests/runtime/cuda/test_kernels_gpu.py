@@ -103,7 +103,7 @@ def assert_same_bits(got: np.ndarray, expected: np.ndarray) -> None:
     np.testing.assert_array_equal(got, expected)
 
 
-def on_both(gpu: Gpu, name: str, *arguments: object, shift: int = 0, **keywords: object) -> None:
+def assert_equal_on_both(gpu: Gpu, name: str, *arguments: object, shift: int = 0, **keywords: object) -> None:
     """Runs a kernel on the GPU and its twin on the CPU; every array, given ones included, must be the same after it."""
     addresses = [gpu.upload(a, shift) if isinstance(a, np.ndarray) else None for a in arguments]
     named = {key: gpu.upload(value) for key, value in keywords.items()}
@@ -126,7 +126,9 @@ def test_gather_latents(gpu: Gpu, dtype: str, size: int, shift: int) -> None:
     ring[3] = rng.integers(0, 2**32, size, dtype=np.uint32).view(np.float32)
     table = rng.integers(-1, 8, (4, 24), dtype=np.int32)
     out = random_values(rng, (24, size), dtype)
-    on_both(gpu, "gather_latents", ring, table, np.array([2], np.int32), out, 24, size, 7, dtype, shift=shift)
+    assert_equal_on_both(
+        gpu, "gather_latents", ring, table, np.array([2], np.int32), out, 24, size, 7, dtype, shift=shift
+    )
 
 
 def test_gather_latents_converts_every_kind_of_value(gpu: Gpu) -> None:
@@ -137,7 +139,7 @@ def test_gather_latents_converts_every_kind_of_value(gpu: Gpu) -> None:
     for dtype, kind in DTYPES.items():
         out = np.zeros(ring.shape, kind)
         cursor, table = np.zeros(1, np.int32), np.zeros((1, 1), np.int32)
-        on_both(gpu, "gather_latents", ring, table, cursor, out, 1, ring.size, 1, dtype)
+        assert_equal_on_both(gpu, "gather_latents", ring, table, cursor, out, 1, ring.size, 1, dtype)
 
 
 @pytest.mark.parametrize("row_bytes", [1, 2, 7, 16, 20, 33, 640, 7680, 163_840])
@@ -190,7 +192,7 @@ def step_arguments(arrays: dict[str, object], dtype: str, halves: int, frames: i
 @pytest.mark.parametrize("remembers", [False, True])
 def test_step_window(gpu: Gpu, dtype: str, halves: int, size: int, shift: int, remembers: bool) -> None:
     arrays = window_of(np.random.default_rng(size), 24, size, halves, dtype, 4, remembers)
-    on_both(gpu, "step_window", *step_arguments(arrays, dtype, halves, 24, size), shift=shift)
+    assert_equal_on_both(gpu, "step_window", *step_arguments(arrays, dtype, halves, 24, size), shift=shift)
     assert arrays["status"][0] == 0
 
 
@@ -207,7 +209,7 @@ def test_step_window_notes_what_is_not_finite(gpu: Gpu, dtype: str, noted: int) 
         whole = arrays["prediction"].view(np.uint32 if dtype == "float32" else np.uint16)
         whole[0, 3, 76] = pattern
         arrays["status"][0] = noted
-        on_both(gpu, "step_window", *step_arguments(arrays, dtype, 2, 5, 77))
+        assert_equal_on_both(gpu, "step_window", *step_arguments(arrays, dtype, 2, 5, 77))
         assert arrays["status"][0] == (noted or 4)
 
 
@@ -254,7 +256,7 @@ def test_noise_is_within_one_unit_in_the_last_place(gpu: Gpu, size: int) -> None
 @pytest.mark.parametrize("shift", [0, 1])
 def test_median(gpu: Gpu, height: int, width: int, shift: int) -> None:
     frames = np.random.default_rng(width).integers(0, 256, (4, height, width, 3), dtype=np.uint8)
-    on_both(gpu, "median", *frames, height, width, shift=shift)
+    assert_equal_on_both(gpu, "median", *frames, height, width, shift=shift)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -265,12 +267,12 @@ def test_to_rgb8(gpu: Gpu, dtype: str, height: int, width: int, shift: int) -> N
     decoded = random_values(rng, (3, height, width), dtype)
     out = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
     status = np.zeros(1, np.int32)
-    on_both(gpu, "to_rgb8", decoded, dtype, height, width, out, shift=shift, status=status)
+    assert_equal_on_both(gpu, "to_rgb8", decoded, dtype, height, width, out, shift=shift, status=status)
     assert status[0] == 0
     decoded[2, height - 1, 0] = {"float32": np.nan, "float16": 0x7C00, "bfloat16": 0x7FC0}[dtype]
-    on_both(gpu, "to_rgb8", decoded, dtype, height, width, out, shift=shift, status=status)
+    assert_equal_on_both(gpu, "to_rgb8", decoded, dtype, height, width, out, shift=shift, status=status)
     assert status[0] == 1
-    on_both(gpu, "to_rgb8", decoded, dtype, height, width, out)
+    assert_equal_on_both(gpu, "to_rgb8", decoded, dtype, height, width, out)
 
 
 @pytest.mark.parametrize("height, width", IMAGES)
@@ -279,7 +281,7 @@ def test_rgb_to_nv12(gpu: Gpu, height: int, width: int, shift: int) -> None:
     rng = np.random.default_rng(width)
     rgb = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
     out = rng.integers(0, 256, height * width + 2 * (-(-height // 2) * -(-width // 2)), dtype=np.uint8)
-    on_both(gpu, "rgb_to_nv12", rgb, out, height, width, shift=shift)
+    assert_equal_on_both(gpu, "rgb_to_nv12", rgb, out, height, width, shift=shift)
 
 
 @pytest.mark.parametrize("out_dtype", ["uint8", *DTYPES])
