@@ -87,6 +87,13 @@ class Engine(ABC):
         shape = [evaluate(dimension, sizes) for dimension in tensor.shape]
         return None if None in shape else tuple(shape)
 
+    def renew(self) -> None:
+        """Go on as if just loaded: nothing is bound, and results do not depend on what was run before."""
+        self._require_open()
+        self._bound.clear()
+        self._sizes = None
+        self._renew()
+
     def cancel(self) -> None:
         """From another thread: end a `run` in progress as soon as the backend can, and refuse later ones.
 
@@ -129,6 +136,9 @@ class Engine(ABC):
 
     def _prepare(self, shapes: tuple[tuple[int, ...], ...]) -> None:  # noqa: B027 - most backends have nothing to do
         """Get ready for inputs of these shapes."""
+
+    def _renew(self) -> None:  # noqa: B027 - most backends remember nothing
+        """Forget what earlier runs could change in later ones."""
 
     def _interrupt(self) -> None:  # noqa: B027 - most backends have no means
         """Make a run in progress on another thread end early, where the backend can."""

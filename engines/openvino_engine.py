@@ -54,6 +54,7 @@ class OpenVinoEngine(Engine):
             "change", lambda: tabulate_timestep(_core(), self._model, self._timesteps)
         )
         self._first_shapes: Shapes | None = None
+        self._first_known = False
         self._first_request: Any = None
         self._other_request: Any = None
 
@@ -79,6 +80,9 @@ class OpenVinoEngine(Engine):
             raise ValueError(f"{self.spec.name}: {TIMESTEP} must be whole and from 0 to {self._timesteps - 1} in bf16")
         return timestep.astype(np.int32)
 
+    def _renew(self) -> None:
+        self._first_known = False  # what is compiled stays, for the case that the first shapes are the same again
+
     def _interrupt(self) -> None:
         for request in (self._first_request, self._other_request):
             if request is not None:
@@ -88,11 +92,12 @@ class OpenVinoEngine(Engine):
         self._first_request = self._other_request = self._model = None
 
     def _request(self, shapes: Shapes) -> Any:
-        if self._first_shapes is None:
+        if not self._first_known and shapes != self._first_shapes:
             fixed = self._model.clone()
             fixed.reshape({tensor.name: list(shape) for tensor, shape in zip(self.spec.inputs, shapes, strict=True)})
             self._first_request = self._compile(fixed)
             self._first_shapes = shapes
+        self._first_known = True
         if shapes == self._first_shapes:
             return self._first_request
         if self._other_request is None:

@@ -10,6 +10,7 @@ from typing import Self
 from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.engine import Engine, load_engine
 from vexpress_trt.engines.selection import EngineChoice
+from vexpress_trt.runtime.engine_pool import EnginePool, Key, engine_key
 from vexpress_trt.runtime.summary import Stopwatch
 
 
@@ -19,13 +20,24 @@ class EngineLoader:
     A clip uses each graph in one stage only, so nothing is kept: weights and scratch memory of a stage are gone before
     the next one starts. What is loaded ahead with `prefetch` lies in memory beside the stages before it. Leaving the
     context frees what was loaded ahead and never used.
+
+    With a `pool`, engines come from there and go back instead, for the next clip.
     """
 
-    def __init__(self, bundle: Bundle, choice: EngineChoice, watch: Stopwatch, *, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        choice: EngineChoice,
+        watch: Stopwatch,
+        *,
+        threads: int | None = None,
+        pool: EnginePool | None = None,
+    ) -> None:
         self.bundle = bundle
         self.choice = choice
         self._watch = watch
         self._threads = threads
+        self._pool = pool
         self._in_use: set[Engine] = set()
         self._ahead: dict[str, Future[Engine]] = {}
         self._background = ThreadPoolExecutor(1, thread_name_prefix="load-engine")
@@ -45,8 +57,12 @@ class EngineLoader:
         try:
             if self._cancelled:  # while it was loading
                 engine.cancel()
-            with engine:
-                yield engine
+            yield engine
+        except BaseException:
+            engine.close()
+            raise
+        else:
+            self._put_away(graph, engine)
         finally:
             self._in_use.discard(engine)
 
@@ -58,10 +74,10 @@ class EngineLoader:
 
     def close(self) -> None:
         """Free what was loaded ahead and not used; waits for a load in progress."""
-        for coming in self._ahead.values():
+        for graph, coming in self._ahead.items():
             if not coming.cancel():
                 with contextlib.suppress(Exception):  # whoever needed the engine would have been told
-                    coming.result().close()
+                    self._put_away(graph, coming.result())
         self._ahead.clear()
         self._background.shutdown()
 
@@ -73,8 +89,15 @@ class EngineLoader:
     ) -> None:
         self.close()
 
+    def _put_away(self, graph: str, engine: Engine) -> None:
+        if self._pool is None:
+            engine.close()
+        else:
+            self._pool.give(self._key(graph), engine)
+
     def _load(self, graph: str, sizes: dict[str, int]) -> Engine:
-        engine = load_engine(
+        kept = None if self._pool is None else self._pool.take(self._key(graph))
+        engine = kept or load_engine(
             self.bundle,
             graph,
             backend=self.choice.backend,
@@ -85,3 +108,6 @@ class EngineLoader:
         if sizes:
             engine.prepare(**sizes)
         return engine
+
+    def _key(self, graph: str) -> Key:
+        return engine_key(self.bundle, graph, self.choice, self._threads)

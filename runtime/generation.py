@@ -21,6 +21,7 @@ from vexpress_trt.runtime.audio_features import AudioFeatures
 from vexpress_trt.runtime.clip import Clip, prepare_clip
 from vexpress_trt.runtime.denoise import denoise
 from vexpress_trt.runtime.engine_loader import EngineLoader
+from vexpress_trt.runtime.engine_pool import EnginePool
 from vexpress_trt.runtime.estimate import estimate_bytes, estimate_seconds
 from vexpress_trt.runtime.latent_store import LatentStore
 from vexpress_trt.runtime.median import filtered
@@ -59,14 +60,21 @@ class Generation:
 
     Everything the inputs can be refused for has been checked when this exists; the networks run while it is iterated,
     on threads of their own, a bounded number of frames ahead. `on_progress` is called on these threads. Closing the
-    iterator, or leaving a loop over it, stops them and frees engines and temporary files.
+    iterator, or leaving a loop over it, stops them and frees engines and temporary files. Engines come from `engines`
+    where they are kept there, and go back when a stage is done.
     """
 
-    def __init__(self, request: GenerationRequest, on_progress: ProgressCallback | None = None) -> None:
+    def __init__(
+        self,
+        request: GenerationRequest,
+        on_progress: ProgressCallback | None = None,
+        engines: EnginePool | None = None,
+    ) -> None:
         request.validate()
         self.request = request
         self.watch = Stopwatch()
         self._report = on_progress or (lambda event: None)
+        self._pool = None if request.save_gpu_memory else engines
         with self.watch.stage("inputs"):
             self._bundle = _open_bundle(request)
             self._choice = choose_engines(
@@ -92,7 +100,9 @@ class Generation:
         request, clip = self.request, self.clip
         dump = TensorDump(request.dump_tensors, clip.length, clip.fps)
         with (
-            EngineLoader(self._bundle, self._choice, self.watch, threads=request.threads) as engines,
+            EngineLoader(
+                self._bundle, self._choice, self.watch, threads=request.threads, pool=self._pool
+            ) as engines,
             Workspace(on_disk=request.save_gpu_memory) as workspace,
             Pipeline(cancel=engines.cancel) as pipeline,
         ):
@@ -326,16 +336,20 @@ class Generation:
         )
 
 
-def generate(request: GenerationRequest, *, on_progress: ProgressCallback | None = None) -> Generation:
-    """Generate a clip lazily: iterate over the result for frames.
+def generate(
+    request: GenerationRequest, *, on_progress: ProgressCallback | None = None, engines: EnginePool | None = None
+) -> Generation:
+    """Generate a clip lazily: iterate over the result for frames. With `engines`, those stay loaded for the next clip.
 
     Raises UserError at once for a request or inputs that cannot be used, and while iterating when a network's result is
     not finite.
     """
-    return Generation(request, on_progress)
+    return Generation(request, on_progress, engines)
 
 
-def write_video(request: GenerationRequest, *, on_progress: ProgressCallback | None = None) -> Summary:
+def write_video(
+    request: GenerationRequest, *, on_progress: ProgressCallback | None = None, engines: EnginePool | None = None
+) -> Summary:
     """Generate a clip into `request.output_path` (MP4, H.264 and AAC); nothing is left there unless it succeeds.
 
     The path "-" stands for standard output, which gets a fragmented MP4 as frames become final. Raises BrokenPipeError
@@ -345,7 +359,7 @@ def write_video(request: GenerationRequest, *, on_progress: ProgressCallback | N
     target = standard_output() if str(request.output_path) == "-" else Path(request.output_path)
     if isinstance(target, Path):
         check_output_path(target)
-    generation = generate(request, on_progress=on_progress)
+    generation = generate(request, on_progress=on_progress, engines=engines)
     clip = generation.clip
     with (
         VideoWriter(
