@@ -19,7 +19,7 @@ class EngineLoader:
 
     A clip uses each graph in one stage only, so nothing is kept: weights and scratch memory of a stage are gone before
     the next one starts. What is loaded ahead with `prefetch` lies in memory beside the stages before it. Leaving the
-    context frees what was loaded ahead and never used.
+    context frees what was loaded ahead and never used, and what a stage that was broken off still had.
 
     With a `pool`, engines come from there and go back instead, for the next clip.
     """
@@ -73,7 +73,9 @@ class EngineLoader:
             engine.cancel()
 
     def close(self) -> None:
-        """Free what was loaded ahead and not used; waits for a load in progress."""
+        """Free what stages have left in use, and what was loaded ahead in vain; waits for a load in progress."""
+        for engine in tuple(self._in_use):
+            engine.close()
         for graph, coming in self._ahead.items():
             if not coming.cancel():
                 with contextlib.suppress(Exception):  # whoever needed the engine would have been told
