@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any
 
 _PUBLIC = {
-    "Frame": "generation",
+    "Frame": "frame",
     "Generation": "generation",
     "GenerationRequest": "request",
     "ProgressEvent": "progress",

@@ -3,8 +3,9 @@
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from vexpress_trt.runtime.denoise import denoise
 from vexpress_trt.runtime.engine_loader import EngineLoader
 from vexpress_trt.runtime.engine_pool import EnginePool
 from vexpress_trt.runtime.estimate import estimate_bytes, estimate_seconds
+from vexpress_trt.runtime.frame import Frame
 from vexpress_trt.runtime.latent_store import LatentStore
 from vexpress_trt.runtime.median import filtered
 from vexpress_trt.runtime.noise import frame_noise, upstream_noise
@@ -44,15 +46,6 @@ FEATURE_BUDGET = 256 << 20  # bytes of key-point features remembered; none with 
 ROOMY = 0.4  # of the free memory: a clip that needs less may have its denoiser loaded beside the reference net
 
 IMAGES_AHEAD, FRAMES_AHEAD = 4, 8  # decoded and finished frames that may wait; uint8 is a quarter of float32
-
-
-@dataclass(frozen=True, eq=False)
-class Frame:
-    """One finished frame: uint8 RGB [H, W, 3], and when it is shown, in seconds."""
-
-    index: int
-    time: float
-    image: np.ndarray
 
 
 class Generation:
@@ -106,20 +99,45 @@ class Generation:
             Workspace(on_disk=request.save_gpu_memory) as workspace,
             Pipeline(cancel=engines.cancel) as pipeline,
         ):
-            latents = workspace.spool(self._latents(engines, workspace, dump), clip.length)
-            if not self._choice.on_cpu:  # on a CPU, two engines at a time only take cores from one another
-                latents = pipeline.behind(latents, ahead=clip.plan.window)
-            images = dump.images(decode(engines, latents, self.watch))
-            frames = pipeline.behind(
-                filtered(quantised(pipeline.behind(images, ahead=IMAGES_AHEAD))), ahead=FRAMES_AHEAD
-            )
-            for index, image in enumerate(frames):
+            for index, image in enumerate(self._images(engines, workspace, dump, pipeline)):
                 if index == 0:
                     self._first_frame_after = self.watch.elapsed
                 dump.frame(image)
                 yield Frame(index, index / clip.fps, image)
         dump.write()
         self._summary = self._summarise()
+
+    def _images(
+        self, engines: EngineLoader, workspace: Workspace, dump: TensorDump, pipeline: Pipeline
+    ) -> Iterator[np.ndarray]:
+        """The finished frames, uint8 [H, W, 3] in order, made on threads."""
+        window, on_gpu = self.clip.plan.window, not self._choice.on_cpu
+        there = on_gpu and self.request.dump_tensors is None  # what is dumped has to come to the host
+        if there and not self.request.save_gpu_memory:
+            frames = self._latents(engines, workspace, dump, decoded=True)
+            return (image for _, image in pipeline.behind(frames, ahead=window))
+        latents = workspace.spool(self._latents(engines, workspace, dump), self.clip.length)
+        if on_gpu:  # on a CPU, two engines at a time only take cores from one another
+            latents = pipeline.behind(latents, ahead=window)
+        if there:
+            return pipeline.behind(self._decoded_on_gpu(engines, latents), ahead=FRAMES_AHEAD)
+        images = dump.images(decode(engines, latents, self.watch))
+        return pipeline.behind(filtered(quantised(pipeline.behind(images, ahead=IMAGES_AHEAD))), ahead=FRAMES_AHEAD)
+
+    def _decoded_on_gpu(
+        self, engines: EngineLoader, latents: Iterator[tuple[int, np.ndarray]]
+    ) -> Iterator[np.ndarray]:
+        """Frames of latents that were spooled; the decoder is loaded when the first one is there."""
+        from vexpress_trt.runtime.cuda.denoise import decode_on_gpu
+
+        first = next(latents)
+        scaling = self._bundle.manifest.model.latent_scaling
+        with engines.use("vae_decoder") as decoder:
+            frames = decode_on_gpu(
+                self._choice.gpu, decoder, chain([first], latents), length=self.clip.length, scaling=scaling
+            )
+            with closing(frames):
+                yield from self.watch.timed("decode", frames)
 
     def _portrait(self, engines: EngineLoader) -> dict[str, np.ndarray]:
         """Keys and values of the portrait."""
@@ -155,9 +173,10 @@ class Generation:
         )
 
     def _latents(
-        self, engines: EngineLoader, workspace: Workspace, dump: TensorDump
+        self, engines: EngineLoader, workspace: Workspace, dump: TensorDump, *, decoded: bool = False
     ) -> Iterator[tuple[int, np.ndarray]]:
-        """(frame, final latent [4, h, w]) in frame order, each as soon as it is final."""
+        """(frame, final latent [4, h, w]) in frame order, each as soon as it is final; or `decoded` on the GPU and
+        filtered, uint8 [H, W, 3]."""
         if self._roomy:
             size = {"h": self.clip.height // self._factor, "w": self.clip.width // self._factor}
             window = {"B": self.request.window_batch, "F": self.clip.plan.window}
@@ -174,7 +193,6 @@ class Generation:
             ).__getitem__
         else:
             noise = partial(frame_noise, request.seed, shape=shape)
-        budget = 0 if request.save_gpu_memory or self._choice.gpu is not None else FEATURE_BUDGET
         graphs = self._denoiser_graphs
         with ExitStack() as stack:
             guider = stack.enter_context(engines.use("kps_guider"))
@@ -191,14 +209,6 @@ class Generation:
                 "plan": plan,
                 "scheduler": scheduler,
                 "speech": speech,
-                "features": KeypointFeatures(
-                    guider,
-                    clip.points,
-                    clip.width,
-                    clip.height,
-                    live_frames=clip.plan.live_frames(self._live_windows),
-                    budget=budget,
-                ),
                 "window_batch": request.window_batch,
             }
             start = {
@@ -209,15 +219,27 @@ class Generation:
             }
             if self._choice.gpu is None:
                 store = LatentStore(plan, scheduler, **start)
-                calls = denoise(store=store, latent_size=shape[1:], **given)
+                features = KeypointFeatures(
+                    guider,
+                    clip.points,
+                    clip.width,
+                    clip.height,
+                    live_frames=clip.plan.live_frames(self._live_windows),
+                    budget=0 if request.save_gpu_memory else FEATURE_BUDGET,
+                )
+                calls = denoise(store=store, latent_size=shape[1:], features=features, **given)
             else:
                 from vexpress_trt.runtime.cuda.denoise import denoise_on_gpu
 
-                calls = stack.enter_context(closing(denoise_on_gpu(self._choice.gpu, **start, **given)))
+                decoder = stack.enter_context(engines.use("vae_decoder")) if decoded else None
+                there = {"guider": guider, "points": clip.points, "decoder": decoder, "length": clip.length}
+                there["scaling"] = model.latent_scaling
+                calls = stack.enter_context(closing(denoise_on_gpu(self._choice.gpu, **start, **given, **there)))
             final = 0
             for done, frames in self.watch.timed("denoise", calls):
-                self._calls += len(done)
-                self._report_call(*done[-1], steps, final)
+                if done:
+                    self._calls += len(done)
+                    self._report_call(*done[-1], steps, final)
                 for frame, latent in frames:
                     if frame < clip.length:
                         if frame == 0:
