@@ -26,8 +26,9 @@ MADE_AT = "made_at"  # FP64 [1], the server's CLOCK_MONOTONIC when the runtime y
 SUMMARY = "summary"  # BYTES [1], last response: JSON of runtime.summary.Summary
 MP4 = "mp4"  # UINT8 [n], the whole file: MP4_MODEL only
 
-# `settings` is a JSON object of request fields that are not files, and of OUTPUT.
+# `settings` is a JSON object of request fields that are not files, of OUTPUT and KPS_FPS.
 OUTPUT = "output"
+KPS_FPS = "kps_fps"  # frames per second of a track that is an .npy: a number that stands beside the file, not in it
 OUTPUT_FRAMES, OUTPUT_MP4 = OUTPUTS = ("frames", "mp4")
 FILE_FIELDS = ("reference_image_path", "audio_path", "kps_path")  # sent as PORTRAIT, AUDIO and KPS
 SERVER_FIELDS = (  # the server's own: refused in a request

@@ -1,0 +1,309 @@
+"""A client of `vexpress serve`: a request goes out, frames come back as they are made.
+
+    from vexpress_trt.serving.client import Client
+
+    with Client("localhost:8001") as client:
+        for frame in client.generate(GenerationRequest("portrait.jpg", "speech.wav", fps=25)):
+            show(frame.time, frame.image)  # uint8 RGB [H, W, 3]
+
+Needs the `client` extra (gRPC). README.md describes the protocol.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from time import monotonic
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from vexpress_trt.engines.errors import UserError
+from vexpress_trt.runtime.frame import Frame
+from vexpress_trt.runtime.request import GenerationRequest
+from vexpress_trt.runtime.summary import Summary
+from vexpress_trt.runtime.tracks import load_track
+from vexpress_trt.serving import protocol
+
+try:
+    import grpc
+
+    from vexpress_trt.serving import client_wire as wire
+except ImportError as problem:
+    raise UserError(
+        f"a client of a server needs gRPC ({problem}): install it with `pip install 'vexpress-trt[client]'`."
+    ) from None
+
+MAX_MESSAGE = 64 << 20  # bytes of one answer: a frame of the largest size has 12 MiB
+_DTYPES = {"UINT8": np.dtype("u1"), "INT64": np.dtype("<i8"), "FP64": np.dtype("<f8")}
+_REMEDIES = {
+    protocol.BUSY: "try again later",
+    protocol.UNAUTHORIZED: "give the server's token with --token or VEXPRESS_TOKEN",
+    protocol.TIMEOUT: "give shorter speech or fewer steps, or let the server allow more time",
+}
+_LOCAL_FIELDS = ("output_path",)  # the server's own there, the client's own here
+
+
+class ServerError(UserError):
+    """A request that the server, or the way to it, did not carry out. `code`: one of `protocol.CODES`."""
+
+    def __init__(self, sentence: str, code: str = protocol.FAILED) -> None:
+        super().__init__(sentence)
+        self.code = code
+
+
+class ServerBusy(ServerError):
+    """The server's queue is full, or it is ending: the same request may succeed later."""
+
+
+@dataclass(frozen=True)
+class ClipInfo:
+    """What a clip will be, known before its first frame."""
+
+    frames: int
+    width: int
+    height: int
+    fps: float
+
+
+class Client:
+    """A connection to a server; several requests may run at once. Use as a context manager, or call `close`.
+
+    `url`: HOST, HOST:PORT or grpc://HOST:PORT of the server's gRPC port (default 8001); grpcs:// for TLS. `timeout`:
+    seconds that a whole clip may take, None for as long as the server allows. Nothing is connected before `generate`.
+    """
+
+    def __init__(self, url: str, token: str | None = None, *, timeout: float | None = None) -> None:
+        """Raises UserError for a URL that is none."""
+        scheme, _, address = url.rpartition("://")
+        host, _, port = address.rpartition(":") if ":" in address.rpartition("]")[2] else (address, "", "")
+        if scheme not in ("", "grpc", "grpcs") or not host or "/" in address or not (port.isdigit() or not port):
+            raise UserError(f"{url!r} is not the address of a server: give HOST:PORT of its gRPC port.")
+        self.url = url
+        self._timeout = timeout
+        self._metadata = [(protocol.AUTHORIZATION, protocol.BEARER + token)] if token else []
+        target = f"{host}:{port or protocol.GRPC_PORT}"
+        options = [("grpc.max_receive_message_length", MAX_MESSAGE), ("grpc.enable_http_proxy", 0)]
+        if scheme == "grpcs":
+            self._channel = grpc.secure_channel(target, grpc.ssl_channel_credentials(), options)
+        else:
+            self._channel = grpc.insecure_channel(target, options)
+        self._stream = self._channel.stream_stream(
+            wire.STREAM_METHOD,
+            request_serializer=wire.ModelInferRequest.SerializeToString,
+            response_deserializer=wire.ModelStreamInferResponse.FromString,
+        )
+
+    def generate(self, request: GenerationRequest) -> "ClientGeneration":
+        """Send a request and wait until the server has taken it up and read its inputs.
+
+        Raises UserError for what cannot be used, ServerBusy where the server has no room, and ServerError where it is
+        not there or failed.
+        """
+        return ClientGeneration(self.url, self._stream, message_of(request), self._timeout, self._metadata)
+
+    def close(self) -> None:
+        """End the connection; what still runs on it is cancelled."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class ClientGeneration:
+    """A clip that a server generates: iterate for its frames, then read `summary`.
+
+    `info` says what it will be. Closing the iterator, leaving a loop over it, or `cancel` stops the server's work.
+    A consumer that is slow holds the server back: only a few frames wait on the way.
+    """
+
+    def __init__(self, url: str, stream: Any, message: Any, timeout: float | None, metadata: list) -> None:
+        self._url = url
+        self._received = self._expected = 0  # frames
+        self._summary: Summary | None = None
+        self.latency: list[float] = []  # seconds from a frame's making to its receipt, where both share a clock
+        self._answers = stream(iter([message]), timeout=timeout, metadata=metadata)
+        try:
+            self.info = self._read_info()
+            self._expected = self.info.frames
+        except BaseException:
+            self.cancel()
+            raise
+
+    @property
+    def summary(self) -> Summary:
+        """The server's closing figures. Raises RuntimeError before the last frame was taken."""
+        if self._summary is None:
+            raise RuntimeError("the summary exists when all frames were taken")
+        return self._summary
+
+    def cancel(self) -> None:
+        """Stop the server's work, from any thread."""
+        self._answers.cancel()
+
+    def __iter__(self) -> Iterator[Frame]:
+        try:
+            while self._summary is None:
+                answer = self._next()
+                if protocol.SUMMARY in answer:
+                    self._summary = self._read_summary(answer)
+                else:
+                    yield self._read_frame(answer)
+            for _ in self._answers:  # what follows the summary is the end of the stream
+                pass
+        except grpc.RpcError as problem:
+            raise self._broken(problem) from None
+        finally:
+            self.cancel()
+
+    def _next(self) -> dict[str, Any]:
+        """The next answer that carries something, tensors by name: arrays, or str for text."""
+        while True:
+            try:
+                message = next(self._answers)
+            except StopIteration:
+                raise ServerError(f"{self._url}: the server ended the stream {self._place()}.") from None
+            except grpc.RpcError as problem:
+                raise self._broken(problem) from None
+            if message.error_message:
+                raise _refusal(message.error_message)
+            try:
+                answer = tensors_of(message.infer_response)
+            except ValueError as problem:
+                raise self._unlike(str(problem)) from None
+            if answer:
+                return answer
+
+    def _read_info(self) -> ClipInfo:
+        try:
+            values = json.loads(self._next()[protocol.INFO])
+            if values["version"] != protocol.VERSION:
+                raise self._unlike(f"version {values['version']} instead of {protocol.VERSION}")
+            return ClipInfo(*(int(values[name]) for name in ("frames", "width", "height")), float(values["fps"]))
+        except (KeyError, TypeError, ValueError):
+            raise self._unlike("no description of the clip") from None
+
+    def _read_frame(self, answer: dict[str, Any]) -> Frame:
+        try:
+            image, index = answer[protocol.FRAME], int(answer[protocol.INDEX][0])
+            time, made_at = float(answer[protocol.TIME][0]), float(answer[protocol.MADE_AT][0])
+        except (KeyError, IndexError):
+            raise self._unlike(f"an answer of {', '.join(answer)}") from None
+        if image.shape != (self.info.height, self.info.width, 3) or image.dtype != np.uint8:
+            raise self._unlike(f"a frame of shape {image.shape}")
+        if index != self._received or index >= self.info.frames:
+            raise self._unlike(f"frame {index} where {self._received} of {self.info.frames} was due")
+        self._received += 1
+        self.latency.append(monotonic() - made_at)
+        return Frame(index, time, image)
+
+    def _read_summary(self, answer: dict[str, Any]) -> Summary:
+        if self._received != self.info.frames:
+            raise self._unlike(f"{self._received} frames instead of {self.info.frames}")
+        try:
+            return Summary(**json.loads(answer[protocol.SUMMARY]))
+        except (TypeError, ValueError):
+            raise self._unlike("a summary of other fields") from None
+
+    def _unlike(self, what: str) -> ServerError:
+        return ServerError(f"{self._url}: the server speaks another protocol ({what}): use the same version on both.")
+
+    def _broken(self, problem: Any) -> ServerError:
+        code, details = problem.code(), problem.details()
+        if code == grpc.StatusCode.UNAVAILABLE and not self._expected:
+            return ServerError(
+                f"no server answers at {self._url} ({details}): start one with `vexpress serve`, or check the address."
+            )
+        if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+            return ServerError(
+                f"{self._url}: the client's own time limit passed {self._place()}: allow more.", protocol.TIMEOUT
+            )
+        if code == grpc.StatusCode.CANCELLED:
+            return ServerError(f"{self._url}: the request was cancelled {self._place()}.")
+        if code == grpc.StatusCode.UNIMPLEMENTED:
+            return ServerError(f"{self._url} is no Triton server: give the gRPC port of `vexpress serve`.")
+        return ServerError(f"{self._url}: the connection broke {self._place()} ({code.name}: {details}).")
+
+    def _place(self) -> str:
+        return f"after {self._received} of {self._expected} frames" if self._expected else "before the first frame"
+
+
+def message_of(request: GenerationRequest, output: str = protocol.OUTPUT_FRAMES) -> Any:
+    """The message that asks for a clip. Raises UserError for files and settings that no server would take."""
+    request.validate()
+    for spec in fields(request):
+        own = spec.name in protocol.SERVER_FIELDS and spec.name not in _LOCAL_FIELDS
+        if own and getattr(request, spec.name) != spec.default:
+            raise UserError(f"--{spec.name} is the server's own choice: leave it out with --server.")
+    settings = {name: getattr(request, name) for name in protocol.SETTING_FIELDS}
+    inputs = {
+        protocol.PORTRAIT: _content("reference_image_path", request.reference_image_path, protocol.MAX_PORTRAIT_BYTES),
+        protocol.AUDIO: _content("audio_path", request.audio_path, protocol.MAX_AUDIO_BYTES),
+    }
+    if request.kps_path is not None:
+        track = load_track(request.kps_path)
+        inputs[protocol.KPS] = _content("kps_path", request.kps_path, protocol.MAX_KPS_BYTES)
+        # A track's frame size and rate lie in a file beside it.
+        if settings["kps_size"] is None and track.size is not None:
+            settings["kps_size"] = "{},{}".format(*track.size)
+        settings[protocol.KPS_FPS] = track.fps
+    settings[protocol.OUTPUT] = output
+    message = wire.ModelInferRequest(model_name=protocol.STREAM_MODEL)
+    for name, content in inputs.items():
+        message.inputs.add(name=name, datatype="UINT8", shape=[len(content)])
+        message.raw_input_contents.append(content)
+    text = json.dumps({name: value for name, value in settings.items() if value is not None}).encode()
+    message.inputs.add(name=protocol.SETTINGS, datatype="BYTES", shape=[1])
+    message.raw_input_contents.append(len(text).to_bytes(4, "little") + text)
+    return message
+
+
+def tensors_of(response: Any) -> dict[str, Any]:
+    """A response's tensors by name: an array, or a str where one BYTES element is sent.
+
+    Raises ValueError where bytes and shapes do not agree.
+    """
+    if len(response.outputs) != len(response.raw_output_contents):
+        raise ValueError("tensors without their bytes")
+    tensors: dict[str, Any] = {}
+    for output, content in zip(response.outputs, response.raw_output_contents, strict=True):
+        if output.datatype == "BYTES":
+            if len(content) < 4 or int.from_bytes(content[:4], "little") != len(content) - 4:
+                raise ValueError(f"{output.name} of {len(content)} bytes")
+            tensors[output.name] = content[4:].decode("utf-8", "replace")
+            continue
+        dtype, shape = _DTYPES.get(output.datatype), tuple(output.shape)
+        if dtype is None or min(shape, default=0) < 0 or int(np.prod(shape)) * dtype.itemsize != len(content):
+            raise ValueError(f"{output.name} of {len(content)} bytes as {output.datatype} {list(shape)}")
+        tensors[output.name] = np.frombuffer(content, dtype).reshape(shape)
+    return tensors
+
+
+def _content(flag: str, path: Path, most: int) -> bytes:
+    try:
+        size = Path(path).stat().st_size
+        if size > most:
+            raise UserError(f"--{flag} {path} has {size >> 20} MiB, a server takes {most >> 20} MiB at most.")
+        content = Path(path).read_bytes()
+    except OSError as problem:
+        raise UserError(f"cannot read --{flag} {path}: {problem.strerror}.") from None
+    if not content:
+        raise UserError(f"--{flag} {path} is empty.")
+    return content
+
+
+def _refusal(text: str) -> UserError:
+    code, sentence = protocol.parse_refusal(text)
+    if code == protocol.INVALID:
+        return UserError(sentence)
+    said = f"the server is busy: {sentence}" if code == protocol.BUSY else f"the server refused ({code}): {sentence}"
+    if code == protocol.FAILED:
+        said = f"the server failed: {sentence}"
+    remedy = f"; {_REMEDIES[code]}" if code in _REMEDIES else ""
+    return (ServerBusy if code == protocol.BUSY else ServerError)(said.rstrip(". ") + remedy + ".", code)
