@@ -19,6 +19,7 @@ from vexpress_trt.serving.batch_pool import REPORT_SECONDS, UNWIND_SECONDS, Even
 from vexpress_trt.serving.batch_worker import Attempt, MakeRunner, attempt
 
 LOCAL = "local"  # the address that starts a cluster of this machine, for as long as the batch
+_REASON_LENGTH = 200
 
 
 class RayPool:
@@ -53,13 +54,12 @@ class RayPool:
         try:
             if self._address == LOCAL:
                 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a batch has nobody to report to
-                ray.init(include_dashboard=False, **quiet)
+                ray.init(LOCAL, include_dashboard=False, **quiet)
             else:
                 ray.init(self._address, **quiet)
         except (RayError, ConnectionError, ValueError, RuntimeError) as problem:
-            reason = str(problem).strip().partition("\n")[0]
             raise UserError(
-                f"--ray {self._address}: no cluster answers ({reason}); `--ray {LOCAL}` starts one"
+                f"--ray {self._address}: no cluster answers ({_reason(problem)}); `--ray {LOCAL}` starts one"
             ) from problem
         try:
             self._share_out()
@@ -107,8 +107,7 @@ class RayPool:
         try:
             told: Attempt = ray.get(answer)
         except RayError as problem:
-            reason = str(problem).strip().partition("\n")[0]
-            told = Attempt(cause=f"the actor died ({type(problem).__name__}: {reason})")
+            told = Attempt(cause=f"the actor died ({_reason(problem)})")
         if told.summary is None and not told.inputs_fault:
             ray.kill(self._actors.pop(worker))
         return told
@@ -163,3 +162,8 @@ class _Actor:
 
     def _count(self, frames: int) -> None:
         self._frames = frames
+
+
+def _reason(problem: Exception) -> str:
+    """What Ray says last, behind identifiers and tracebacks."""
+    return str(problem).strip().rpartition("\n")[2][:_REASON_LENGTH]
