@@ -22,6 +22,7 @@ from vexpress_trt.export.hub_sources import PART_NAMES
 from vexpress_trt.runtime.presets import DEMO_PRESET, PRESETS
 from vexpress_trt.runtime.request import BACKENDS, GenerationRequest
 from vexpress_trt.serving.batch_command import add_commands as add_batch_commands
+from vexpress_trt.serving.command import add_commands as add_serving_commands
 
 log = logging.getLogger("vexpress")
 PRECISIONS = ("fp32", "fp16", "bf16")
@@ -229,6 +230,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--report", type=Path, metavar="JSON", help="write time, peak memory and sizes here")
 
     add_engine_commands(lambda *about: _command(commands, *about))
+    add_serving_commands(lambda *about: _command(commands, *about), _add_request_flag)
     add_batch_commands(lambda *about: _command(commands, *about), _add_request_flag)
 
     command = _command(

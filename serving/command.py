@@ -1,0 +1,141 @@
+"""`vexpress serve` and `vexpress export-triton`: flags, and one call each. Nothing heavy is imported before that."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from vexpress_trt.engines.errors import UserError
+from vexpress_trt.runtime.request import GenerationRequest
+from vexpress_trt.serving import protocol
+
+AddCommand = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
+RUNTIME_FLAGS = "backend dtype device threads portrait_cache face_model_dir".split()
+
+
+def add_commands(add: AddCommand, add_request_flag: Callable[[argparse.ArgumentParser, Any], None]) -> None:
+    """Add both commands; `add(name, run, summary)` makes the parser of one."""
+    parser = add("serve", _serve, "a Triton server that streams frames and answers with MP4s")
+    parser.add_argument("--bundle", type=Path, metavar="BUNDLE", help="default: the model in the box")
+    _add_shared_flags(parser, add_request_flag)
+    parser.add_argument(
+        "--unread", type=int, default=1024, metavar="MIB", help="of answers that may wait for their readers"
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    parser.add_argument("--grpc_port", type=int, default=protocol.GRPC_PORT)
+    parser.add_argument("--http_port", type=int, default=protocol.HTTP_PORT)
+    parser.add_argument("--metrics_port", type=int, default=protocol.METRICS_PORT)
+    parser.add_argument("--token", help="that requests must bring; better given as VEXPRESS_TOKEN")
+    parser.add_argument("--environment", type=Path, metavar="DIR", help="Triton's own (default: in the user's cache)")
+    parser.add_argument("--setup_only", action="store_true", help="only set up that environment")
+    parser.add_argument("--verbose", action="store_true", help="Triton's own messages as well")
+
+    parser = add("export-triton", _export_triton, "a Triton model repository that serves a bundle")
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE")
+    parser.add_argument("repository", type=Path, metavar="REPO", help="the folder to write")
+    _add_shared_flags(parser, add_request_flag)
+    parser.add_argument("--copy", action="store_true", help="copy the bundle into the repository")
+    parser.add_argument("--python", default=sys.executable, help="the workers' interpreter (default: this one)")
+    parser.add_argument("--engines", action="store_true", help="also one model per graph, for onnxruntime and TensorRT")
+    parser.add_argument("--force", action="store_true", help="replace an existing folder")
+
+
+def _add_shared_flags(
+    parser: argparse.ArgumentParser, add_request_flag: Callable[[argparse.ArgumentParser, Any], None]
+) -> None:
+    for spec in fields(GenerationRequest):
+        if spec.name in RUNTIME_FLAGS:
+            add_request_flag(parser, spec)
+    parser.add_argument("--gpu_ids", type=_numbers, default=(0,), metavar="N,N", help="GPUs, one worker each in turn")
+    parser.add_argument("--workers", type=int, help="clips at a time (default: one for each GPU)")
+    parser.add_argument("--queue", type=int, metavar="N", help="requests that may wait (default: 4 for each worker)")
+    parser.add_argument("--timeout", type=float, default=3600.0, metavar="S", help="for a request, waiting included")
+    parser.add_argument("--max_seconds", type=float, default=600.0, metavar="S", help="longest speech")
+    parser.add_argument("--max_pixels", type=int, default=1024 * 1024, metavar="N", help="of a frame")
+    parser.add_argument("--drain", type=float, default=600.0, metavar="S", help="for what is running at the end")
+    parser.add_argument("--worker_memory", type=int, default=0, metavar="MIB", help="a larger worker is replaced")
+
+
+def _serve(args: argparse.Namespace) -> int:
+    from vexpress_trt.serving.environment import default_folder, prepare
+    from vexpress_trt.serving.server import Address, serve
+
+    limits = _limits(args, args.unread)
+    environment = prepare(args.environment or default_folder(), _say)
+    if args.setup_only:
+        _say(f"Triton is in {environment.root}")
+        return 0
+    bundle = args.bundle
+    if bundle is None:
+        from vexpress_trt.models.box.box import shipped_bundle
+
+        bundle = shipped_bundle()
+    return serve(
+        environment,
+        sys.executable,
+        _workers(args, bundle),
+        limits,
+        Address(args.host, args.grpc_port, args.http_port, args.metrics_port),
+        args.token or os.environ.get("VEXPRESS_TOKEN"),
+        _say,
+        verbose=args.verbose,
+    )
+
+
+def _export_triton(args: argparse.Namespace) -> int:
+    from vexpress_trt.serving.export_repository import export_repository
+
+    limits = _limits(args, unread=0)
+    export_repository(
+        args.bundle,
+        args.repository,
+        python=args.python,
+        workers=_workers(args, args.bundle),
+        limits=limits,
+        copy=args.copy,
+        engines=args.engines,
+        force=args.force,
+    )
+    return 0
+
+
+def _limits(args: argparse.Namespace, unread: int) -> Any:
+    from vexpress_trt.serving.job import Limits
+
+    for name in ("timeout", "max_seconds", "max_pixels"):
+        if not getattr(args, name) > 0:
+            raise UserError(f"--{name} {getattr(args, name)}: must be above 0.")
+    names = "queue timeout max_seconds max_pixels drain worker_memory".split()
+    for name in ("queue", "drain", "worker_memory"):
+        if getattr(args, name) is not None and not getattr(args, name) >= 0:
+            raise UserError(f"--{name} {getattr(args, name)}: must not be negative.")
+    return Limits(**{name: getattr(args, name) for name in names}, unread=unread)
+
+
+def _workers(args: argparse.Namespace, bundle: Path) -> tuple[dict[str, Any], ...]:
+    """For each worker the request's fields that are the server's own."""
+    count = len(args.gpu_ids) if args.workers is None else args.workers
+    if not 1 <= count <= 64:
+        raise UserError(f"--workers {count}: must be from 1 to 64.")
+    given = {name: getattr(args, name) for name in RUNTIME_FLAGS if getattr(args, name) is not None}
+    if args.face_model_dir is not None:
+        given["face_model_dir"] = str(args.face_model_dir.absolute())
+    given.setdefault("threads", max(1, len(os.sched_getaffinity(0)) // count))
+    return tuple(
+        {**given, "bundle": str(bundle.absolute()), "gpu_id": args.gpu_ids[number % len(args.gpu_ids)]}
+        for number in range(count)
+    )
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r}: numbers such as 0,1")
+    return tuple(int(part) for part in parts)
+
+
+def _say(line: str) -> None:
+    print(f"vexpress serve: {line}", file=sys.stderr, flush=True)

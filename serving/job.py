@@ -1,0 +1,103 @@
+"""A request from its arrival to its last answer, and the limits it lives under."""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from vexpress_trt.serving import protocol
+from vexpress_trt.serving.errors import Refusal
+from vexpress_trt.serving.settings import check_request, parse_settings
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a server accepts. Seconds; `queue` counts requests that wait, None is four for each worker."""
+
+    queue: int | None = None
+    timeout: float = 3600.0
+    max_seconds: float = 600.0
+    max_pixels: int = 1024 * 1024
+    drain: float = 600.0
+    worker_memory: int = 0  # MiB that a worker may hold between requests; 0 is no limit
+    unread: int = 1024  # MiB of answers that may wait in the server for their readers
+
+
+class Answers(Protocol):
+    """Where the answers of one request go."""
+
+    def send(self, header: dict[str, Any], payload: bytearray) -> None:
+        """One message of the worker's: `info`, `frame`, `chunk` or `done`."""
+
+    def refuse(self, refusal: Refusal) -> None:
+        """The request ends with an error; nothing more comes."""
+
+    def end(self) -> None:
+        """The request ends, well or because its client went away; nothing more comes."""
+
+    def cancelled(self) -> bool:
+        """Whether the client went away."""
+
+
+@dataclass(eq=False)
+class Job:
+    """One accepted request."""
+
+    portrait: bytes
+    audio: bytes
+    kps: bytes | None
+    settings: dict[str, Any]
+    output: str
+    answers: Answers
+    arrived: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def of(
+        cls, portrait: bytes, audio: bytes, kps: bytes | None, settings: bytes, answers: Answers, limits: Limits
+    ) -> "Job":
+        """Check everything that needs no decoding. Raises Refusal (`invalid`)."""
+        fields, output = parse_settings(settings)
+        sizes = (
+            ("portrait", len(portrait), protocol.MAX_PORTRAIT_BYTES),
+            ("audio", len(audio), protocol.MAX_AUDIO_BYTES),
+            ("key-point track", len(kps or b""), protocol.MAX_KPS_BYTES),
+        )
+        for name, size, most in sizes:
+            if size > most:
+                raise Refusal(protocol.INVALID, f"the {name} has {size} bytes, more than this server's {most}.")
+            if not size and not (name == "key-point track" and kps is None):
+                raise Refusal(protocol.INVALID, f"the {name} is empty.")
+        check_request(fields, has_kps=kps is not None)
+        width, height = fields.get("image_width"), fields.get("image_height")
+        if (width or 64) * (height or 64) > limits.max_pixels:
+            raise Refusal(
+                protocol.INVALID, f"{width}x{height} has more pixels than the {limits.max_pixels} of this server."
+            )
+        return cls(portrait, audio, kps, fields, output, answers)
+
+    def expired(self, limits: Limits) -> bool:
+        return time.monotonic() - self.arrived > limits.timeout
+
+    @contextmanager
+    def message(self, limits: Limits) -> Iterator[dict[str, Any]]:
+        """The job as the worker takes it; the inputs lie in a private folder for the length of the block."""
+        with tempfile.TemporaryDirectory(prefix="vexpress-job-") as folder:
+            # The runtime reads sound by its content; it only wants one of the known suffixes.
+            files = {"reference_image_path": ("portrait", self.portrait), "audio_path": ("audio.wav", self.audio)}
+            if self.kps is not None:
+                files["kps_path"] = ("track.npy" if self.kps.startswith(b"\x93NUMPY") else "track.pth", self.kps)
+            paths = {}
+            for name, (file, content) in files.items():
+                Path(folder, file).write_bytes(content)
+                paths[name] = str(Path(folder, file))
+            self.portrait = self.audio = self.kps = b""  # on disk now
+            yield {
+                "kind": "job",
+                "files": paths,
+                "settings": self.settings,
+                "output": self.output,
+                "max_seconds": limits.max_seconds,
+            }

@@ -1,0 +1,61 @@
+"""The `settings` of a request: a JSON object from a stranger, checked name by name."""
+
+import json
+from dataclasses import fields
+from typing import Any
+
+from vexpress_trt.engines.errors import UserError
+from vexpress_trt.runtime.request import GenerationRequest
+from vexpress_trt.serving import protocol
+from vexpress_trt.serving.errors import Refusal
+
+_SPECS = {spec.name: spec for spec in fields(GenerationRequest) if spec.name in protocol.SETTING_FIELDS}
+
+
+def parse_settings(text: bytes) -> tuple[dict[str, Any], str]:
+    """The request's fields and the kind of output ("frames" or "mp4") that a client's JSON asks for.
+
+    Raises Refusal (`invalid`) for anything but an object of known names and values of the right types. Ranges are
+    checked by `check_request`.
+    """
+    if len(text) > protocol.MAX_SETTINGS_BYTES:
+        raise _invalid(f"settings has {len(text)} bytes, more than {protocol.MAX_SETTINGS_BYTES}.")
+    try:
+        given = json.loads(text or b"{}")
+    except (ValueError, RecursionError):
+        raise _invalid("settings is not JSON.") from None
+    if not isinstance(given, dict):
+        raise _invalid("settings must be a JSON object.")
+    output = given.pop(protocol.OUTPUT, protocol.OUTPUT_FRAMES)
+    if output not in protocol.OUTPUTS:
+        raise _invalid(f"output must be one of {', '.join(protocol.OUTPUTS)}.")
+    return {name: _checked(name, value) for name, value in given.items() if value is not None}, output
+
+
+def check_request(settings: dict[str, Any], *, has_kps: bool) -> None:
+    """Refuse (`invalid`) what no portrait and speech could make right."""
+    try:
+        GenerationRequest("portrait", "audio", kps_path="kps" if has_kps else None, **settings).validate()
+    except UserError as problem:
+        raise _invalid(str(problem)) from None
+
+
+def _checked(name: str, value: Any) -> Any:
+    if name in (*protocol.SERVER_FIELDS, *protocol.FILE_FIELDS):
+        raise _invalid(f"{name} is the server's own and cannot be set by a request.")
+    if name not in _SPECS:
+        raise _invalid(f"there is no setting {name[:60]!r}; known: {', '.join((*_SPECS, protocol.OUTPUT))}.")
+    spec = _SPECS[name]
+    kind = bool if isinstance(spec.default, bool) else spec.metadata["kind"] or str
+    if kind is float and type(value) is int and abs(value) < 2**53:
+        value = float(value)
+    if type(value) is not kind:
+        raise _invalid(f"{name} must be {_KINDS[kind]}.")
+    return value
+
+
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
+
+
+def _invalid(sentence: str) -> Refusal:
+    return Refusal(protocol.INVALID, sentence)

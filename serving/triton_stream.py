@@ -1,0 +1,145 @@
+"""The streaming model inside Triton: takes requests apart, hands them to the dispatcher, passes answers on.
+
+This runs in Triton's Python, which has NumPy below 2 and nothing of the runtime: the workers have that.
+"""
+
+import hmac
+import json
+import os
+import threading
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as utils
+
+from vexpress_trt.serving import protocol
+from vexpress_trt.serving.dispatcher import Dispatcher
+from vexpress_trt.serving.errors import Refusal
+from vexpress_trt.serving.job import Job, Limits
+from vexpress_trt.serving.metrics import TritonMetrics
+from vexpress_trt.serving.worker_process import Unusable, WorkerDied, WorkerProcess
+
+DRAIN, DRAINED, UNUSABLE = "drain", "drained", "unusable"  # files by which `vexpress serve` and this talk
+_FINAL = utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+
+
+class TritonPythonModel:
+    """What Triton's Python backend calls. Parameter `vexpress` of the configuration is JSON, see `repository`."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        if int(np.__version__.split(".")[0]) >= 2:
+            raise RuntimeError("this Triton answers with empty tensors under NumPy 2: install numpy<2 for it")
+        given = json.loads(json.loads(args["model_config"])["parameters"]["vexpress"]["string_value"])
+        self._token = os.environ.get("VEXPRESS_TOKEN", "")
+        self._limits = Limits(**given["limits"])
+        self._metrics = TritonMetrics(utils, len(given["workers"]))
+        control = given.get("control")
+        try:
+            self._dispatcher = Dispatcher(
+                [partial(WorkerProcess, given["python"], options) for options in given["workers"]],
+                self._limits,
+                self._metrics,
+                _growth_of_server() if self._limits.unread else lambda: 0,
+            )
+        except (Unusable, WorkerDied) as problem:
+            sentence = str(problem) or "a worker did not start: see its message above"
+            if control:
+                Path(control, UNUSABLE).write_text(sentence)
+            raise RuntimeError(sentence) from None
+        if control:
+            threading.Thread(target=self._drain_when_told, args=(Path(control),), daemon=True).start()
+
+    def execute(self, requests: list[Any]) -> None:
+        for request in requests:
+            answers = _Answers(request.get_response_sender())
+            try:
+                self._authorize(request)
+                self._dispatcher.submit(Job.of(*_inputs(request), answers, self._limits))
+            except Refusal as refusal:
+                self._metrics.outcome(refusal.code)
+                answers.refuse(refusal)
+
+    def finalize(self) -> None:
+        self._dispatcher.close()
+
+    def _authorize(self, request: Any) -> None:
+        if not self._token:
+            return
+        given = str(json.loads(request.parameters() or "{}").get(protocol.AUTHORIZATION, ""))
+        if not hmac.compare_digest(given.encode(), (protocol.BEARER + self._token).encode()):
+            raise Refusal(protocol.UNAUTHORIZED, "this server asks for a token, and the request has none or another.")
+
+    def _drain_when_told(self, control: Path) -> None:
+        while not (control / DRAIN).exists():
+            time.sleep(0.2)
+        self._dispatcher.drain()
+        (control / DRAINED).touch()
+
+
+class _Answers:
+    """Answers to one request through Triton's response sender."""
+
+    def __init__(self, sender: Any) -> None:
+        self._sender = sender
+
+    def send(self, header: dict[str, Any], payload: bytearray) -> None:
+        self._sender.send(utils.InferenceResponse(_tensors(header, payload)))
+
+    def refuse(self, refusal: Refusal) -> None:
+        self._sender.send(utils.InferenceResponse([], utils.TritonError(refusal.text)), flags=_FINAL)
+
+    def end(self) -> None:
+        self._sender.send(flags=_FINAL)
+
+    def cancelled(self) -> bool:
+        return self._sender.is_cancelled()
+
+
+def _tensors(header: dict[str, Any], payload: bytearray) -> list[Any]:
+    kind = header["kind"]
+    if kind == "info":
+        return [_text(protocol.INFO, header["info"])]
+    if kind == "done":
+        return [_text(protocol.SUMMARY, header["summary"])]
+    values = np.frombuffer(payload, np.uint8)
+    tensors = [
+        utils.Tensor(protocol.INDEX, np.array([header["index"]], np.int64)),
+        utils.Tensor(protocol.MADE_AT, np.array([header["made_at"]], np.float64)),
+    ]
+    if kind == "chunk":
+        return [*tensors, utils.Tensor(protocol.CHUNK, values)]
+    shown = utils.Tensor(protocol.TIME, np.array([header["time"]], np.float64))
+    return [*tensors, shown, utils.Tensor(protocol.FRAME, values.reshape(header["shape"]))]
+
+
+def _text(name: str, content: dict[str, Any]) -> Any:
+    return utils.Tensor(name, np.array([json.dumps(content).encode()], np.object_))
+
+
+def _inputs(request: Any) -> tuple[bytes, bytes, bytes | None, bytes]:
+    """Portrait, audio, key points (or None) and settings. Raises Refusal."""
+    found = {tensor.name(): tensor for tensor in request.inputs()}
+    portrait, audio = (found[name].as_numpy().tobytes() for name in (protocol.PORTRAIT, protocol.AUDIO))
+    kps = found[protocol.KPS].as_numpy().tobytes() if protocol.KPS in found else None
+    if protocol.SETTINGS not in found:
+        return portrait, audio, kps, b""
+    try:
+        settings = found[protocol.SETTINGS].as_numpy().reshape(-1)[0]
+    except Exception:
+        raise Refusal(protocol.INVALID, "settings is not one string.") from None
+    return portrait, audio, kps, settings
+
+
+def _growth_of_server() -> Any:
+    """A function of the bytes by which Triton's process has grown since now: what waits in it to be read."""
+    statm = Path(f"/proc/{os.getppid()}/statm")
+    page = os.sysconf("SC_PAGE_SIZE")
+
+    def resident() -> int:
+        return int(statm.read_text().split()[1]) * page
+
+    start = resident()
+    return lambda: resident() - start

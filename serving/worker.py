@@ -1,0 +1,223 @@
+"""The process that generates: one clip at a time, on one device, with engines that stay loaded.
+
+    python -m vexpress_trt.serving.worker --connection FD --options JSON
+
+It is started by `worker_process.WorkerProcess` and speaks `messages` over the inherited socket FD:
+
+* it sends `ready` once, or `unusable` with a sentence when it cannot ever generate;
+* it receives `job` (paths of the inputs, settings, kind of output, limits);
+* it answers with `info`, then `frame` or `chunk` messages as the runtime yields, then `done` with the summary, or ends
+  with `refused` (a code and a sentence) or `cancelled`.
+
+SIGUSR1 cancels the clip in progress, within one call of a network. The process ends when its standard input does: that
+is how it notices the death of its parent.
+"""
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vexpress_trt.engines.bundle import Bundle
+from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.selection import choose_engines
+from vexpress_trt.runtime.engine_pool import EnginePool
+from vexpress_trt.runtime.generation import Frame, Generation, generate
+from vexpress_trt.runtime.request import GenerationRequest
+from vexpress_trt.runtime.video_output import VideoWriter
+from vexpress_trt.serving import messages, protocol
+
+log = logging.getLogger("vexpress")
+
+
+class _Cancelled(BaseException):
+    """The clip in progress is not wanted any more; a BaseException, so that nothing below takes it for a failure."""
+
+
+class _CancelSignal:
+    """SIGUSR1 raises `_Cancelled` in the main thread, but only inside an `interruptible` block."""
+
+    def __init__(self) -> None:
+        self._inside = False
+        self._given = False
+        signal.signal(signal.SIGUSR1, self._received)
+
+    def forget(self) -> None:
+        """Drop a signal that was meant for an earlier clip."""
+        self._given = False
+
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        self._inside = True
+        try:
+            if self._given:
+                raise _Cancelled
+            yield
+        finally:
+            self._inside = False
+
+    def _received(self, number: int, frame: Any) -> None:
+        self._given = True
+        if self._inside:
+            self._inside = False  # a second signal does not disturb the unwinding
+            raise _Cancelled
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Answers jobs on a connection. `options`: fields of the request that are the server's own."""
+
+    connection: socket.socket
+    options: dict[str, Any]
+    engines: EnginePool
+    cancel: _CancelSignal
+
+    def serve(self) -> None:
+        """Until the other side goes away."""
+        while True:
+            job, _ = messages.receive(self.connection)
+            self.cancel.forget()
+            messages.send(self.connection, self._answer(job))
+
+    def _answer(self, job: dict[str, Any]) -> dict[str, Any]:
+        """Generate one clip; the closing message."""
+        try:
+            return {"kind": "done", "summary": self._generate(job)}
+        except _Cancelled:
+            return {"kind": "cancelled"}
+        except UserError as problem:
+            return {"kind": "refused", "code": protocol.INVALID, "sentence": without_paths(str(problem), job)}
+        except messages.Disconnected:
+            raise
+        except Exception as problem:
+            log.exception("a clip failed")
+            sentence = f"internal error ({type(problem).__name__})."
+            return {"kind": "refused", "code": protocol.FAILED, "sentence": sentence}
+
+    def _generate(self, job: dict[str, Any]) -> dict[str, Any]:
+        request = GenerationRequest(**job["files"], **job["settings"], **self.options)
+        with self.cancel.interruptible():
+            generation = generate(request, engines=self.engines)
+        clip = generation.clip
+        if clip.length > job["max_seconds"] * clip.fps:
+            raise UserError(
+                f"the audio lasts {clip.length / clip.fps:.1f} s, more than this server's {job['max_seconds']:g} s: "
+                "send shorter speech."
+            )
+        rate = Fraction(clip.fps).limit_denominator(100_000)
+        info = {
+            "frames": clip.length,
+            "width": clip.width,
+            "height": clip.height,
+            "fps": clip.fps,
+            "fps_fraction": f"{rate.numerator}/{rate.denominator}",
+            "version": protocol.VERSION,
+        }
+        messages.send(self.connection, {"kind": "info", "info": info})
+        if job["output"] == protocol.OUTPUT_MP4:
+            self._send_video(request, generation)
+        else:
+            for frame in self._frames(generation):
+                made_at, pixels = time.monotonic(), np.ascontiguousarray(frame.image)
+                header = {"index": frame.index, "time": frame.time, "made_at": made_at, "shape": pixels.shape}
+                messages.send(self.connection, {"kind": "frame", **header}, pixels.data.cast("B"))
+        return generation.summary.as_dict()
+
+    def _send_video(self, request: GenerationRequest, generation: Generation) -> None:
+        clip = generation.clip
+        sink = _Chunks(self.connection)
+        with VideoWriter(
+            sink, clip.width, clip.height, clip.fps, audio_path=request.audio_path, frames=clip.length
+        ) as writer:
+            for frame in self._frames(generation):
+                with generation.watch.stage("encode"):
+                    writer.write(frame.image)
+
+    def _frames(self, generation: Generation) -> Iterator[Frame]:
+        with contextlib.closing(iter(generation)) as frames:
+            while True:
+                with self.cancel.interruptible():
+                    frame = next(frames, None)
+                if frame is None:
+                    return
+                yield frame
+
+
+class _Chunks:
+    """A stream whose writes become `chunk` messages."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._index = 0
+
+    def write(self, data: bytes) -> int:
+        header = {"kind": "chunk", "index": self._index, "made_at": time.monotonic()}
+        messages.send(self._connection, header, memoryview(data).cast("B"))
+        self._index += 1
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+
+def without_paths(sentence: str, job: dict[str, Any]) -> str:
+    """A sentence of the runtime's, with the inputs named by what they are instead of where they lie here."""
+    names = {"reference_image_path": "the portrait", "audio_path": "the audio", "kps_path": "the key-point track"}
+    for field, path in job["files"].items():
+        for doubled in (f"{names[field]} {path}", path):
+            sentence = sentence.replace(doubled, names[field])
+    return sentence
+
+
+def _end_with_parent() -> None:
+    def wait() -> None:
+        sys.stdin.buffer.read()
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def main() -> int:
+    """Serve until the parent goes; exit status 0 then, 2 when no clip can ever be made."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--connection", type=int, required=True)
+    parser.add_argument("--options", type=json.loads, required=True)
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="vexpress worker: %(message)s")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cancel = _CancelSignal()
+    _end_with_parent()
+    paths = ("bundle", "face_model_dir")
+    options = {name: Path(value) if name in paths else value for name, value in args.options.items()}
+    with socket.socket(fileno=args.connection) as connection, contextlib.suppress(messages.Disconnected):
+        try:
+            choice = choose_engines(
+                Bundle.open(options["bundle"]),
+                **{name: options[name] for name in ("backend", "dtype", "device", "gpu_id") if name in options},
+            )
+        except UserError as problem:
+            messages.send(connection, {"kind": "unusable", "sentence": str(problem)})
+            return 2
+        ready = {"kind": "ready", "backend": choice.backend, "dtype": choice.dtype}
+        messages.send(connection, {**ready, "version": metadata.version("vexpress-trt")})
+        with EnginePool() as engines:
+            Worker(connection, options, engines, cancel).serve()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
