@@ -12,7 +12,7 @@ SETUP := $(VENV)/.setup
 NATIVE := $(wildcard runtime/native/*)
 PIP = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: setup demo test gpu-check clean
+.PHONY: setup demo wheel-demo test gpu-check clean
 
 setup: $(SETUP)
 
@@ -28,6 +28,14 @@ $(SETUP): $(LEAN)
 
 demo: $(LEAN)
 	$(BIN)/vexpress demo --output_path $(DEMO)/demo.mp4
+
+# The wheel as a user installs it, where no PyTorch is.
+wheel-demo:
+	rm -rf build/wheel
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/python -m pip install --quiet --constraint constraints.txt .
+	! build/wheel/bin/python -c "import torch" 2>/dev/null
+	cd build/wheel && bin/vexpress demo --quiet --output_path demo.mp4
 
 test: $(SETUP)
 	$(BIN)/python -m ruff check .
