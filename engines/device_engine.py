@@ -31,4 +31,4 @@ class DeviceEngine(ABC):
     @abstractmethod
     def capture(self, stream: int, body: Callable[[], None]) -> Callable[[], None]:
         """Record what `body` enqueues on the stream, `enqueue` of this engine among it, without running it; returns
-        what enqueues it all again at once. Raises UserError where the backend cannot."""
+        what enqueues it all again at once. Where the backend cannot, that is `body` itself; a warning says so."""

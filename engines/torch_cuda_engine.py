@@ -9,7 +9,7 @@ import numpy as np
 from vexpress_trt.engines.device_engine import DeviceEngine
 from vexpress_trt.engines.engine import out_of_memory
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.engines.torch_engine import TorchEngine, module_arguments, to_torch
+from vexpress_trt.engines.torch_engine import TorchEngine, to_torch
 
 if TYPE_CHECKING:
     import torch
@@ -42,16 +42,8 @@ class TorchDeviceEngine(TorchEngine, DeviceEngine):
             (self._outputs if name in outputs else self._tensors)[name] = self._tensor_on(buffer)
 
     def enqueue(self, stream: int) -> None:
-        import torch
-
-        try:
-            with self._current(stream), torch.inference_mode():
-                results = self._module(*module_arguments(self.spec, self._tensors))
-                results = results if isinstance(results, (tuple, list)) else (results,)
-                for tensor, result in zip(self.spec.outputs, results, strict=True):
-                    self._outputs[tensor.name].copy_(result)
-        except RuntimeError as problem:
-            raise out_of_memory(problem, self.spec.name) or problem from None
+        with self._current(stream):
+            self._results(lambda tensor, result: self._outputs[tensor.name].copy_(result))
 
     def capture(self, stream: int, body: Callable[[], None]) -> Callable[[], None]:
         if self._device == "cpu":
@@ -80,6 +72,10 @@ class TorchDeviceEngine(TorchEngine, DeviceEngine):
     def _bind(self, name: str, array: np.ndarray) -> None:
         super()._bind(name, array)
         self._arrived()
+
+    def _renew(self) -> None:
+        self._outputs.clear()
+        super()._renew()
 
     def _release(self) -> None:
         self._outputs.clear()

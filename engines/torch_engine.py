@@ -10,7 +10,7 @@ from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.cpu import usable_cores
 from vexpress_trt.engines.engine import Engine, out_of_memory
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.engines.manifest import PRECISION_DTYPE, GraphSpec, is_reference_tensor
+from vexpress_trt.engines.manifest import PRECISION_DTYPE, GraphSpec, TensorSpec, is_reference_tensor
 from vexpress_trt.engines.onnx_files import load_structure
 from vexpress_trt.engines.onnx_weights import initializer_arrays
 
@@ -67,16 +67,23 @@ class TorchEngine(Engine):
         import torch
 
         torch.set_num_threads(self._threads)
+        results = self._results(lambda tensor, result: _to_numpy(result.to(getattr(torch, tensor.dtype))))
+        return {tensor.name: result for tensor, result in zip(self.spec.outputs, results, strict=True)}
+
+    def _results(self, taken: "Callable[[TensorSpec, torch.Tensor], Any]") -> list[Any]:
+        """Run the module on what is bound: for each output what `taken` makes of it."""
+        import torch
+
         try:
             with torch.inference_mode():
                 results = self._module(*module_arguments(self.spec, self._tensors))
                 results = results if isinstance(results, (tuple, list)) else (results,)
-                return {
-                    tensor.name: _to_numpy(result.to(getattr(torch, tensor.dtype)))
-                    for tensor, result in zip(self.spec.outputs, results, strict=True)
-                }
+                return [taken(tensor, result) for tensor, result in zip(self.spec.outputs, results, strict=True)]
         except RuntimeError as problem:
             raise out_of_memory(problem, self.spec.name) or problem from None
+
+    def _renew(self) -> None:
+        self._tensors.clear()
 
     def _release(self) -> None:
         self._tensors.clear()

@@ -9,6 +9,7 @@ import numpy as np
 Buffer = Any  # memory of a device with `shape` and `dtype`, which its engines and kernels take
 Event = Any
 Shapes = Mapping[str, tuple[tuple[int, ...], np.dtype]]
+ALIGNMENT = 256  # bytes, of buffers in an arena; what the vectorised kernels and the engines' libraries like best
 
 
 class Device(ABC):
@@ -53,6 +54,10 @@ class Device(ABC):
     @abstractmethod
     def download(self, buffer: Buffer, target: np.ndarray, stream: int) -> None:
         """Copy a buffer to a contiguous host array of the same size in bytes."""
+
+    @abstractmethod
+    def copy(self, buffer: Buffer, target: Buffer, stream: int) -> None:
+        """Copy a buffer to another one of the same size in bytes."""
 
     @abstractmethod
     def clear(self, buffer: Buffer, stream: int) -> None:

@@ -3,8 +3,6 @@
 import ctypes
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +10,11 @@ import numpy as np
 
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.runtime.cuda import nvrtc
-from vexpress_trt.runtime.cuda.device import Device, Event, Shapes
-from vexpress_trt.runtime.cuda.kernels import Kernels, checked
+from vexpress_trt.runtime.cuda.device import ALIGNMENT, Device, Event, Shapes
+from vexpress_trt.runtime.cuda.kernels import Current, Kernels, checked
 
 _NON_BLOCKING = 1  # CUstream_flags
 _NO_TIMING = 2  # CUevent_flags
-_ALIGNMENT = 256  # bytes; what the vectorised kernels and the engines' libraries like best
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ class GpuDevice(Device):
         for name, (shape, dtype) in shapes.items():
             places[name] = total
             size = math.prod(shape) * np.dtype(dtype).itemsize
-            total += -(-size // _ALIGNMENT) * _ALIGNMENT
+            total += -(-size // ALIGNMENT) * ALIGNMENT
         with self._current():
             try:
                 base = self._call("cuMemAlloc", total)
@@ -121,6 +118,12 @@ class GpuDevice(Device):
         with self._current():
             self._call("cuMemcpyDtoHAsync", target.ctypes.data, buffer.pointer, target.nbytes, stream)
 
+    def copy(self, buffer: GpuBuffer, target: GpuBuffer, stream: int) -> None:
+        if buffer.nbytes != target.nbytes:
+            raise ValueError(f"{buffer.nbytes} bytes do not fit {target.nbytes} on the GPU")
+        with self._current():
+            self._call("cuMemcpyDtoDAsync", target.pointer, buffer.pointer, target.nbytes, stream)
+
     def clear(self, buffer: GpuBuffer, stream: int) -> None:
         with self._current():
             self._call("cuMemsetD8Async", buffer.pointer, 0, buffer.nbytes, stream)
@@ -151,13 +154,8 @@ class GpuDevice(Device):
         self._call("cuDevicePrimaryCtxRelease", self._device)
         self._context = None
 
-    @contextmanager
-    def _current(self) -> Iterator[None]:
-        self._call("cuCtxPushCurrent", self._context)
-        try:
-            yield
-        finally:
-            self._call("cuCtxPopCurrent")
+    def _current(self) -> Current:
+        return Current(self._driver, self._context)
 
     def _call(self, function: str, *arguments: Any) -> Any:
         return checked(self._driver, function, *arguments)

@@ -42,6 +42,9 @@ class HostDevice(Device):
     def download(self, buffer: np.ndarray, target: np.ndarray, stream: int) -> None:
         target.reshape(-1).view(np.uint8)[:] = buffer.reshape(-1).view(np.uint8)
 
+    def copy(self, buffer: np.ndarray, target: np.ndarray, stream: int) -> None:
+        self.upload(buffer, target, stream)
+
     def clear(self, buffer: np.ndarray, stream: int) -> None:
         buffer[...] = 0
 

@@ -83,6 +83,10 @@ class HostKernels:
         """See `Kernels.noise`."""
         self._native.noise(*_bytes(out), seed, frame, size)
 
+    def unscale(self, latents: np.ndarray, scaling: float, out: np.ndarray, size: int, stream: int = 0) -> None:
+        """See `Kernels.unscale`."""
+        self._native.unscale(*_bytes(latents), scaling, *_bytes(out), size)
+
     def median(
         self,
         previous: np.ndarray,

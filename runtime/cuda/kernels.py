@@ -1,6 +1,6 @@
 """The kernels, launched on a GPU's streams; see runtime/native/cuda/kernels.cu.
 
-The loop uses the gathers, the fused step and `advance`; the others serve C++ hosts.
+The loop and the decoder behind it use all but `noise`, `rgb_to_nv12` and the smaller types, which serve C++ hosts.
 """
 
 import ctypes
@@ -13,6 +13,7 @@ from vexpress_trt.runtime.cuda.nvrtc import DTYPES
 _THREADS, _WARP = 256, 32
 _MOST_COLUMNS, _MOST_ROWS = 4096, 65_535  # blocks of a grid; what is beyond, their threads do in turn
 _POINTER, _INDEX, _WORD, _SEED = ctypes.c_void_p, ctypes.c_longlong, ctypes.c_uint, ctypes.c_ulonglong
+_FLOAT = ctypes.c_float
 
 
 class Kernels:
@@ -151,6 +152,12 @@ class Kernels:
         last place, since the GPU's logarithm, sine and cosine are its own."""
         self._launch("noise", (1, -(-size // 4)), ((out, seed, frame, size), (_POINTER, _SEED, _WORD, _INDEX)), stream)
 
+    def unscale(self, latents: int, scaling: float, out: int, size: int, stream: int) -> None:
+        """out float32 [size] = latents / scaling, as the decoder takes them; divided in float32."""
+        self._launch(
+            "unscale", (1, size), ((latents, scaling, out, size), (_POINTER, _FLOAT, _POINTER, _INDEX)), stream
+        )
+
     def median(self, previous: int, current: int, next: int, out: int, height: int, width: int, stream: int) -> None:
         """The 3x3x3 median of frames uint8 [height, width, 3], bit for bit that of runtime/median.py."""
         arguments = (previous, current, next, out, height, width)
@@ -209,7 +216,7 @@ class Kernels:
         self,
         name: str,
         size: tuple[int, int],
-        arguments: tuple[tuple[int, ...], tuple[type, ...]],
+        arguments: tuple[tuple[float, ...], tuple[type, ...]],
         stream: int,
         threads: int = _THREADS,
     ) -> None:
@@ -223,14 +230,14 @@ class Kernels:
         with self._current():
             self._call("cuLaunchKernel", self._functions[name], *grid, threads, 1, 1, 0, stream, arguments, 0)
 
-    def _current(self) -> "_Current":
-        return _Current(self._driver, self._context)
+    def _current(self) -> "Current":
+        return Current(self._driver, self._context)
 
     def _call(self, function: str, *arguments: object) -> object:
         return checked(self._driver, function, *arguments)
 
 
-class _Current:
+class Current:
     """A context manager that makes a CUDA context the thread's current one."""
 
     def __init__(self, driver: object, context: object) -> None:

@@ -17,16 +17,18 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from vexpress_trt.engines.device_engine import DeviceEngine
-from vexpress_trt.engines.dtypes import numpy_dtype
 from vexpress_trt.engines.engine import CancelledError
+from vexpress_trt.runtime.cuda import buffers
+from vexpress_trt.runtime.cuda.buffers import call_shapes, loop_shapes, ring_shapes, table_shapes
+from vexpress_trt.runtime.cuda.decoder import DeviceDecoder
 from vexpress_trt.runtime.cuda.device import Buffer, Device, Event
+from vexpress_trt.runtime.cuda.features import DeviceFeatures
 from vexpress_trt.runtime.cuda.schedule import Batch, Schedule
 from vexpress_trt.runtime.scheduler import Scheduler
 from vexpress_trt.runtime.stages import nonfinite
 from vexpress_trt.runtime.windows import Call, WindowPlan, alike
 
 AHEAD = 8  # batches that may be enqueued and not done
-PIECE = 256  # batches whose tables are brought to the device at once
 _POLL_SECONDS = 0.0005
 
 FinalFrames = list[tuple[int, np.ndarray]]
@@ -35,9 +37,9 @@ FinalFrames = list[tuple[int, np.ndarray]]
 class FrameSource(Protocol):
     """What new frames start from."""
 
-    def __call__(self, start: int, noise: np.ndarray, tokens: np.ndarray, features: np.ndarray) -> None:
+    def __call__(self, start: int, noise: np.ndarray, tokens: np.ndarray, features: np.ndarray | None) -> None:
         """Fill the rows of frames from `start` on: noise float32 [N, 4, h, w], tokens [N, 5, C], features
-        [N, C0, h, w]."""
+        [N, C0, h, w] or None where the device makes them."""
 
 
 @dataclass(eq=False)
@@ -69,10 +71,13 @@ class DeviceLoop:
         live_windows: int,
         window_batch: int = 1,
         capture: bool = True,
+        features: DeviceFeatures | None = None,
+        decoder: DeviceDecoder | None = None,
     ) -> None:
         """`denoiser(step)` is the engine of a step, everything but what changes from call to call bound to it;
-        `shape` [4, h, w] that of a latent. `capture=False` enqueues every call's parts one by one instead. The loop
-        closes the device. Raises UserError where memory is short."""
+        `shape` [4, h, w] that of a latent. `capture=False` enqueues every call's parts one by one instead.
+        `features`, which has rows for two windows, makes key-point features on the device; with `decoder` final frames
+        leave as images. The loop closes the device. Raises UserError where memory is short."""
         self._device = device
         self._denoiser = denoiser
         self._plan = plan
@@ -82,13 +87,15 @@ class DeviceLoop:
         self._batch = window_batch
         self._frames = window_batch * plan.window
         self._capture = capture
+        self._features = features
+        self._decoder = decoder
         self._slots = plan.live_frames(min(live_windows + 1, plan.windows))
         self._most = plan.reach + 1
         self._schedule = Schedule(plan, scheduler, slots=self._slots, batch=window_batch, guidance_scale=guidance_scale)
         self._engines = list({id(engine): engine for engine in map(denoiser, range(scheduler.steps))}.values())
         self._replays: dict[int, Callable[[], None]] = {}
         self._ran: set[int] = set()
-        self._recent: deque[Batch] = deque(maxlen=2 * PIECE)
+        self._recent: deque[Batch] = deque(maxlen=2 * buffers.PIECE)
         self._count = 0  # batches enqueued
         try:
             self._allocate()
@@ -100,12 +107,13 @@ class DeviceLoop:
         """Every list of calls, once; yields (calls, final frames) for each list when the device has done it.
 
         Lists of up to `window_batch` calls that can run at once; final frames are (index, latent float32 [4, h, w]) in
-        frame order. Raises UserError naming window and step when a prediction is not finite, CancelledError when an
-        engine was cancelled.
+        frame order. With a decoder they are (index, uint8 RGB [H, W, 3]) and come some calls later, the last ones with
+        an empty list of calls. Raises UserError naming window and step when a prediction is not finite, CancelledError
+        when an engine was cancelled.
         """
         on_way: deque[_Enqueued] = deque()
         batches = self._schedule.batches(alike(groups, self._denoiser))
-        while piece := list(islice(batches, PIECE)):
+        while piece := list(islice(batches, buffers.PIECE)):
             self._bring_tables(piece)
             for batch in piece:
                 self._feed(batch, source, on_way)
@@ -117,6 +125,9 @@ class DeviceLoop:
                     yield self._taken(on_way.popleft())
         while on_way:
             yield self._taken(on_way.popleft())
+        if self._decoder is not None:
+            for frames in self._decoder.rest():
+                yield [], frames
 
     def close(self) -> None:
         """Wait for the device, then free all memory."""
@@ -133,46 +144,26 @@ class DeviceLoop:
 
     def _allocate(self) -> None:
         """The arena, pinned staging, streams and events."""
-        spec = self._engines[0].spec
-        batch, count, window = self._batch, self._frames, self._plan.window
-        sizes = {"B": batch, "F": window, "h": self._shape[1], "w": self._shape[2]}
-        call = {
-            tensor.name: (tuple(sizes.get(d, d) for d in tensor.shape), numpy_dtype(tensor.dtype))
-            for tensor in spec.inputs
-            if tensor.name in ("latents", "timestep", "tokens", "kps_feature")
-        }
-        halves = max(_halves(engine) for engine in self._engines)
-        (prediction,) = {engine.spec.outputs[0].dtype for engine in self._engines}
-        rows, float32, int32 = self._slots + 1, np.dtype(np.float32), np.dtype(np.int32)
-        tables = {
-            "slots": ((2 * PIECE, count), int32),
-            "places": ((2 * PIECE * batch, window, 4), int32),
-            "weights": ((2 * PIECE * batch, 6), float32),
-            "steps": ((2 * PIECE, batch), int32),
-        }
-        history = {"history": ((rows, self._size), float32)} if self._scheduler.remembers else {}
-        rings = {
-            "latents": ((rows, *self._shape), float32),
-            "tokens": ((rows, *call["tokens"][0][2:]), call["tokens"][1]),
-            "kps_feature": ((rows, *call["kps_feature"][0][2:]), call["kps_feature"][1]),
-        }
-        device = self._device
+        device, plan, batch, shape = self._device, self._plan, self._batch, self._shape
+        specs = [engine.spec for engine in self._engines]
         self._buffers = device.arena(
-            {
-                **{f"ring {name}": entry for name, entry in rings.items()},
-                "pending": ((rows, self._most, self._size), float32),
-                **history,
-                **tables,
-                **call,
-                "timesteps": ((self._scheduler.steps,), float32),
-                "prediction": ((batch, halves, window, *self._shape), numpy_dtype(prediction)),
-                "batch cursor": ((1,), int32),
-                "call cursor": ((1,), int32),
-                "status": ((1,), int32),
-            }
+            loop_shapes(
+                specs,
+                plan=plan,
+                shape=shape,
+                slots=self._slots,
+                batch=batch,
+                steps=self._scheduler.steps,
+                history=self._scheduler.remembers,
+            )
         )
-        self._tables = {name: device.pinned(shape, dtype) for name, (shape, dtype) in tables.items()}
-        self._staging = {name: device.pinned((2 * window, *shape[1:]), dtype) for name, (shape, dtype) in rings.items()}
+        window, float32, int32 = plan.window, np.dtype(np.float32), np.dtype(np.int32)
+        rings = ring_shapes(specs[0], plan, shape, self._slots)
+        if self._features is not None:
+            del rings["kps_feature"]
+        tables = table_shapes(plan, batch)
+        self._tables = {name: device.pinned(*entry) for name, entry in tables.items()}
+        self._staging = {name: device.pinned((2 * window, *of[1:]), dtype) for name, (of, dtype) in rings.items()}
         self._staged: deque[tuple[range, Event]] = deque()
         self._final = device.pinned((AHEAD + 1, window, *self._shape), float32)
         self._status = device.pinned((AHEAD + 1, 1), int32)
@@ -184,19 +175,18 @@ class DeviceLoop:
         timesteps[:] = self._scheduler.timesteps
         device.upload(timesteps, self._buffers["timesteps"], self._feeding)
         self._timesteps = timesteps
+        call = call_shapes(specs[0], plan, shape, batch)
         for engine in self._engines:
-            output = engine.spec.outputs[0].name
-            shape = (batch, _halves(engine), window, *self._shape)
+            prediction = device.part(self._buffers["prediction"], 0, (batch, _halves(engine), window, *shape))
             engine.bind_buffers(
-                **{name: self._buffers[name] for name in call},
-                **{output: device.part(self._buffers["prediction"], 0, shape)},
+                **{name: self._buffers[name] for name in call}, **{engine.spec.outputs[0].name: prediction}
             )
 
     def _bring_tables(self, piece: list[Batch]) -> None:
         """The tables of the next batches, into the half that those two pieces before had: all done by now."""
-        first = self._count % (2 * PIECE)
+        first = self._count % (2 * buffers.PIECE)
         for name, array in self._tables.items():
-            each = len(array) // (2 * PIECE)
+            each = len(array) // (2 * buffers.PIECE)
             rows = array[first * each : (first + len(piece)) * each]
             rows.reshape(len(piece), -1)[:] = [getattr(batch, name).reshape(-1) for batch in piece]
             self._device.upload(rows, self._part(name, first * each, rows.shape), self._feeding)
@@ -218,12 +208,14 @@ class DeviceLoop:
             rows = slice(frames.start % (2 * self._plan.window), None)
             self._make_room(frames)
             staged = {name: array[rows][: len(frames)] for name, array in self._staging.items()}
-            source(frames.start, staged["latents"], staged["tokens"], staged["kps_feature"])
+            source(frames.start, staged["latents"], staged["tokens"], staged.get("kps_feature"))
             for part in _spans(frames, self._slots):
                 for name, array in staged.items():
                     values = array[part.start - frames.start :][: len(part)]
                     target = self._part(f"ring {name}", part.start % self._slots, values.shape)
                     self._device.upload(values, target, self._feeding)
+            if self._features is not None:
+                self._features.enqueue(frames, self._place_of_feature, self._feeding)
             event = self._free_events.pop() if self._free_events else self._device.event()
             self._device.record(event, self._feeding)
             self._device.wait(self._compute, event)
@@ -282,10 +274,14 @@ class DeviceLoop:
         """Enqueue the copies of a batch's final frames and of the status."""
         device, stream = self._device, self._leaving
         device.wait(stream, self._stepped)
-        for part in _spans(batch.final, self._slots):
+        for part in _spans(batch.final, self._slots) if self._decoder is None else ():
             target = self._final[row][part.start - batch.final.start :][: len(part)]
             device.download(self._part("ring latents", part.start % self._slots, target.shape), target, stream)
         device.download(self._buffers["status"], self._status[row], stream)
+        if self._decoder is not None:
+            for frame in batch.final:
+                latent = self._part("ring latents", frame % self._slots, (1, *self._shape))
+                self._decoder.take(frame, latent, stream)
         device.record(self._done[row], stream)
         return _Enqueued(batch, row, self._done[row])
 
@@ -293,6 +289,8 @@ class DeviceLoop:
         """What a batch gave, when the device has done it."""
         self._poll(enqueued.done)
         self._require_finite(int(self._status[enqueued.row, 0]))
+        if self._decoder is not None:
+            return enqueued.batch.calls, self._decoder.finished()
         frames = zip(enqueued.batch.final, self._final[enqueued.row], strict=False)
         return enqueued.batch.calls, [(frame, latent.copy()) for frame, latent in frames]
 
@@ -301,7 +299,7 @@ class DeviceLoop:
         if status == 0:
             return
         number, row = divmod(status - 1, self._batch)
-        batch = self._recent[-1 - (self._count - 1 - number) % (2 * PIECE)]
+        batch = self._recent[-1 - (self._count - 1 - number) % (2 * buffers.PIECE)]
         engine = self._denoiser(batch.calls[0][1])
         window, step = batch.calls[min(row, len(batch.calls) - 1)]
         raise nonfinite(engine.spec.name, f"prediction of window {window}, step {step}")
@@ -318,6 +316,10 @@ class DeviceLoop:
 
     def _at(self, name: str) -> Any:
         return self._device.address(self._buffers[name])
+
+    def _place_of_feature(self, frame: int) -> Buffer:
+        shape = self._buffers["ring kps_feature"].shape[1:]
+        return self._part("ring kps_feature", frame % self._slots, (1, *shape))
 
     def _part(self, name: str, row: int, shape: tuple[int, ...]) -> Buffer:
         """Rows of a buffer from `row` on, as many as `shape` says."""

@@ -13,7 +13,7 @@ SOURCE = NATIVE / "cuda" / "kernels.cu"
 DTYPES = ("float32", "float16", "bfloat16")
 KERNELS = (
     *(f"{name}_{dtype}" for name in ("gather_latents", "step_window", "to_rgb8") for dtype in DTYPES),
-    *("gather_rows", "advance", "noise", "median", "rgb_to_nv12", "draw_keypoints"),
+    *("gather_rows", "advance", "noise", "unscale", "median", "rgb_to_nv12", "draw_keypoints"),
 )
 _OPTIONS = ("--std=c++17", "--fmad=false")
 

@@ -1,9 +1,14 @@
-// Decoded images to 8-bit RGB, and RGB to the NV12 that hardware encoders take.
+// Latents as the decoder takes them, decoded images to 8-bit RGB, and RGB to the NV12 that hardware encoders take.
 #pragma once
 
 #include "small_floats.h"
 
 namespace vexpress {
+
+// out [size] = latents [size] / scaling, each divided, not multiplied by the inverse.
+VEXPRESS_INLINE void unscale(const Share &share, const float *latents, float scaling, float *out, Index size) {
+    for (Index i = share.column; i < size; i += share.column_step) out[i] = latents[i] / scaling;
+}
 
 // The decoder's image [3, height, width] in -1 to 1 to bytes [height, width, 3]: x / 2 + 1/2 in float32, limited to 0
 // to 1, times 255, truncated. A value that is not finite gives 0 or 255, and `status`, if there is one, becomes 1.

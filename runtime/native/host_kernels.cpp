@@ -109,6 +109,10 @@ void noise_on_host(Out out, Word64 seed, Word32 frame, Index size) {
     frame_noise(Share{}, values<float>(out, size, "out"), seed, frame, size);
 }
 
+void unscale_on_host(In latents, float scaling, Out out, Index size) {
+    unscale(Share{}, values<float>(latents, size, "latents"), scaling, values<float>(out, size, "out"), size);
+}
+
 void median_on_host(In previous, In current, In next, Out out, Index height, Index width) {
     const Index count = height * width * 3;
     median_3x3x3(Share{}, values<Byte>(previous, count, "previous"), values<Byte>(current, count, "current"),
@@ -158,6 +162,7 @@ void bind_host_kernels(nb::module_ &module) {
     m.def("step_window", &step_by_table_on_host, "prediction"_a, "prediction_dtype"_a, "halves"_a, "frames"_a, "size"_a,
           "ring"_a, "pending"_a, "most"_a, "history"_a.none(), "places"_a, "weights"_a, "cursor"_a, "status"_a);
     m.def("noise", &noise_on_host, "out"_a, "seed"_a, "frame"_a, "size"_a);
+    m.def("unscale", &unscale_on_host, "latents"_a, "scaling"_a, "out"_a, "size"_a);
     m.def("median", &median_on_host, "previous"_a, "current"_a, "next"_a, "out"_a, "height"_a, "width"_a);
     m.def("to_rgb8", &to_rgb8_on_host, "decoded"_a, "dtype"_a, "height"_a, "width"_a, "out"_a, "status"_a.none());
     m.def("draw_keypoints", &draw_keypoints_on_host, "points"_a, "count"_a, "height"_a, "width"_a, "out"_a,

@@ -54,6 +54,10 @@ VEXPRESS_KERNEL vx_noise(float *out, Word64 seed, Word32 frame, Index size) {
     frame_noise(here(), out, seed, frame, size);
 }
 
+VEXPRESS_KERNEL vx_unscale(const float *latents, float scaling, float *out, Index size) {
+    unscale(here(), latents, scaling, out, size);
+}
+
 VEXPRESS_KERNEL vx_median(const Byte *previous, const Byte *current, const Byte *next, Byte *out, Index height,
                           Index width) {
     median_3x3x3(here(), previous, current, next, out, height, width);

@@ -75,6 +75,10 @@ int vexpress_noise(float *out, uint64_t seed, uint32_t frame, int64_t size, void
     return launch(vx_noise, 1, (size + 3) / 4, stream, out, seed, frame, size);
 }
 
+int vexpress_unscale(const float *latents, float scaling, float *out, int64_t size, void *stream) {
+    return launch(vx_unscale, 1, size, stream, latents, scaling, out, size);
+}
+
 int vexpress_median(const uint8_t *previous, const uint8_t *current, const uint8_t *next, uint8_t *out, int64_t height,
                     int64_t width, void *stream) {
     return launch(vx_median, height, 3 * width, stream, previous, current, next, out, height, width);

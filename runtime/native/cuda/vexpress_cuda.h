@@ -66,6 +66,9 @@ VEXPRESS_API int vexpress_advance(int32_t *cursor, void *stream);
 /* The noise that frame `frame` starts from under `seed`, float32 [size]. */
 VEXPRESS_API int vexpress_noise(float *out, uint64_t seed, uint32_t frame, int64_t size, void *stream);
 
+/* out = latents / scaling, float32 [size]: what the decoder takes of a final latent. */
+VEXPRESS_API int vexpress_unscale(const float *latents, float scaling, float *out, int64_t size, void *stream);
+
 /* The 3x3x3 median (time, row, column) of three frames uint8 [height, width, 3]; out is none of them. */
 VEXPRESS_API int vexpress_median(const uint8_t *previous, const uint8_t *current, const uint8_t *next, uint8_t *out,
                                  int64_t height, int64_t width, void *stream);

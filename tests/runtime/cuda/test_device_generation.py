@@ -22,10 +22,21 @@ from vexpress_trt.runtime.cuda.host_device import HostDevice  # noqa: E402
 from vexpress_trt.runtime.tracks import save_track  # noqa: E402
 
 
-@pytest.mark.parametrize("settings", [{}, {"guidance_interval": "0,0.5", "solver": "dpmpp_2m"}, {"window_batch": 2}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"guidance_interval": "0,0.5", "solver": "dpmpp_2m"},
+        {"window_batch": 2},
+        {"save_gpu_memory": True},
+        {"dump_tensors": Path("dump.npz")},
+    ],
+    ids=lambda settings: ", ".join(settings) or "plain",
+)
 def test_frames_are_those_of_the_cpus_loop(
     settings: dict, other_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     random = np.random.default_rng(0)
     Image.fromarray(random.integers(0, 256, (72, 104, 3), dtype=np.uint8)).save(tmp_path / "ref.png")
     write_wav(tmp_path / "aud.wav", random.normal(0, 0.1, 12800).astype(np.float32))
@@ -53,8 +64,9 @@ def test_frames_are_those_of_the_cpus_loop(
     monkeypatch.setattr(generation_module, "gpu_status", lambda: card)
     generation = generate(replace(request))
     frames = list(generation)
-    assert len(devices) == 1
+    assert len(devices) == 1 + request.save_gpu_memory
     assert len(frames) == len(expected) == 20
     for frame, other in zip(frames, expected, strict=True):
-        np.testing.assert_allclose(frame.image.astype(int), other.image.astype(int), atol=1)
+        # Two windows a call: the CPU's loop has fewer in its last calls, for which libraries choose other algorithms.
+        np.testing.assert_allclose(frame.image.astype(int), other.image.astype(int), atol=request.window_batch - 1)
     assert generation.summary.denoiser_calls == generation.summary.windows * 3

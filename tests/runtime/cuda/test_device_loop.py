@@ -1,6 +1,5 @@
 """The loop on a device gives the latents of the loop on the CPU bit for bit, whatever its streams do meanwhile."""
 
-import random
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -8,11 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from unsteady_device import UnsteadyDevice
 
 from vexpress_trt.engines.device_engine import DeviceEngine
 from vexpress_trt.engines.engine import CancelledError
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.manifest import SchedulerConfig, TensorSpec
+from vexpress_trt.runtime.cuda import buffers
 from vexpress_trt.runtime.cuda import loop as loop_module
 from vexpress_trt.runtime.cuda.host_device import HostDevice
 from vexpress_trt.runtime.cuda.loop import DeviceLoop
@@ -23,57 +24,6 @@ from vexpress_trt.runtime.scheduler import SOLVERS, make_scheduler
 from vexpress_trt.runtime.windows import Call, WindowPlan, batches, joint_order, live_windows
 
 SHAPE = (4, 1, 3)
-
-
-class UnsteadyDevice(HostDevice):
-    """Work waits in its stream and runs when somebody looks at an event, in any order that streams and events allow."""
-
-    def __init__(self, seed: int) -> None:
-        super().__init__()
-        self._random = random.Random(seed)
-        self._queues: dict[int, list[tuple[Callable[[], bool], Callable[[], None]]]] = {}
-        self._recorded: dict[object, int] = {}
-        self._reached: dict[object, int] = {}
-        eager, names = self.kernels, ("gather_latents", "gather_rows", "step_window", "advance")
-        self.kernels = SimpleNamespace(**{name: self._queued(getattr(eager, name)) for name in names})
-
-    def _queued(self, kernel: Callable) -> Callable:
-        return lambda *given: self.enqueue(given[-1], lambda: kernel(*given))
-
-    def enqueue(self, stream: int, work: Callable[[], None], ready: Callable[[], bool] = lambda: True) -> None:
-        self._queues.setdefault(stream, []).append((ready, work))
-
-    def record(self, event: object, stream: int) -> None:
-        number = self._recorded[event] = self._recorded.get(event, 0) + 1
-        self.enqueue(stream, lambda: self._reached.__setitem__(event, number))
-
-    def wait(self, stream: int, event: object) -> None:
-        number = self._recorded.get(event, 0)
-        self.enqueue(stream, lambda: None, lambda: self._reached.get(event, 0) >= number)
-
-    def happened(self, event: object) -> bool:
-        self._run(self._random.choice([0, 1, 3, 30]))
-        return self._reached.get(event, 0) >= self._recorded.get(event, 0)
-
-    def upload(self, array: np.ndarray, target: np.ndarray, stream: int) -> None:
-        self.enqueue(stream, lambda: HostDevice.upload(self, array, target, stream))
-
-    def download(self, buffer: np.ndarray, target: np.ndarray, stream: int) -> None:
-        self.enqueue(stream, lambda: HostDevice.download(self, buffer, target, stream))
-
-    def clear(self, buffer: np.ndarray, stream: int) -> None:
-        self.enqueue(stream, lambda: buffer.fill(0))
-
-    def close(self) -> None:
-        while any(self._queues.values()):
-            self._run(1000)
-
-    def _run(self, count: int) -> None:
-        for _ in range(count):
-            ready = [queue for queue in self._queues.values() if queue and queue[0][0]()]
-            if not ready:
-                return
-            self._random.choice(ready).pop(0)[1]()
 
 
 class Predicting(DeviceEngine):
@@ -213,7 +163,7 @@ def test_it_does_so_however_the_streams_interleave(job: SimpleNamespace, seed: i
     """Also when tables come in short pieces. Every order of the queued work is one that a GPU might choose."""
     expected = on_cpu(job.plan, job.steps, job.groups, **job.settings)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop_module, "PIECE", piece)
+        patch.setattr(buffers, "PIECE", piece)
         patch.setattr(loop_module, "_POLL_SECONDS", 0.0)
         found, _ = on_device(UnsteadyDevice(seed), job.plan, job.steps, job.groups, **job.settings, **job.sizes)
     assert (found == expected).all()
@@ -243,7 +193,7 @@ def test_a_prediction_that_is_not_finite_names_graph_window_and_step(
         if start <= frame < start + len(noise):
             features[frame - start] = np.inf
 
-    monkeypatch.setattr(loop_module, "PIECE", piece)
+    monkeypatch.setattr(buffers, "PIECE", piece)
     window = PLAN.containing(frame).start
     with pytest.raises(UserError, match=f"denoiser_guided produced non-finite values .*window {window}, step 0"):
         on_device(HostDevice(), PLAN, 4, GROUPS, guided=lambda step: True, source=source, **SETTINGS)

@@ -243,6 +243,16 @@ def test_a_captured_call_serves_the_whole_schedule(gpu: Gpu) -> None:
     assert arrays["cursor"][0] == calls
 
 
+@pytest.mark.parametrize("size", [1, 255, 16_384, 16_387])
+def test_unscale(gpu: Gpu, size: int) -> None:
+    latents = np.random.default_rng(size).standard_normal(size, np.float32)
+    out = np.zeros(size, np.float32)
+    there, target = gpu.upload(latents), gpu.upload(out)
+    gpu.kernels.unscale(there, 0.18215, target, size, gpu.stream)
+    HOST.unscale(latents, 0.18215, out, size)
+    assert_same_bits(gpu.download(target), out)
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 255, 1024, 16_384, 16_387])
 def test_noise_is_within_one_unit_in_the_last_place(gpu: Gpu, size: int) -> None:
     for seed, frame in ((42, 0), ((7 << 32) + 5, 3), (2**64 - 1, 2**31), (1, 5999)):

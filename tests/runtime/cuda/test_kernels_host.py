@@ -235,6 +235,15 @@ def test_noise_is_the_documented_recipe_to_the_last_place(size: int, seed: int, 
     assert out[size] == 9
 
 
+@pytest.mark.parametrize("size", [1, 3, 16_384])
+def test_latents_are_divided_as_numpy_divides(size: int) -> None:
+    latents = np.random.default_rng(size).standard_normal(size, np.float32)
+    out = np.full(size + 1, 9, np.float32)
+    HOST.unscale(latents, 0.18215, out, size)
+    np.testing.assert_array_equal(out[:size], latents / np.float32(0.18215))
+    assert out[size] == 9
+
+
 @pytest.mark.parametrize("height, width", [(1, 1), (1, 9), (9, 1), (2, 2), (5, 7), (33, 64)])
 def test_median_equals_that_of_the_cpu(height: int, width: int) -> None:
     frames = np.random.default_rng(width).integers(0, 256, (3, height, width, 3), dtype=np.uint8)

@@ -1,0 +1,60 @@
+"""Key-point features on a device: points go in, guide images are drawn and the guider runs there."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from vexpress_trt.engines.call_sizes import CHUNK
+from vexpress_trt.engines.device_engine import DeviceEngine
+from vexpress_trt.runtime.cuda.buffers import feature_shapes
+from vexpress_trt.runtime.cuda.device import Buffer, Device
+
+
+class DeviceFeatures:
+    """The guider's features of new frames, CHUNK at a time, enqueued without waiting.
+
+    Guide images and features are those of `stages.KeypointFeatures` with the same engine, bit for bit.
+    """
+
+    def __init__(
+        self, device: Device, guider: DeviceEngine, points: np.ndarray, *, shape: tuple[int, ...], rows: int
+    ) -> None:
+        """`points`: float [L, 3, 2] in output pixels, the frames' key points. `shape` [4, h, w] is that of a latent;
+        points of `rows` frames can be on their way. The device stays the caller's."""
+        self._device = device
+        self._guider = guider
+        self._points = points
+        self._rows = rows
+        shapes = feature_shapes(guider.spec, shape, rows, points.dtype)
+        self._buffers = device.arena(shapes)
+        self._staging = device.pinned(*shapes["points"])
+        guider.bind_buffers(rgb=self._buffers["rgb"], feature=self._buffers["feature"])
+
+    def enqueue(self, frames: range, place: Callable[[int], Buffer], stream: int) -> None:
+        """Compute the features of neighbouring frames; `place(frame)` is where one goes, [C0, h, w].
+
+        Their points take rows frame modulo `rows`, which must be neighbours too and not be on their way any more."""
+        first = frames.start % self._rows
+        staged = self._staging[first : first + len(frames)]
+        staged[...] = self._points[frames.start : frames.stop]
+        self._device.upload(staged, self._part("points", first, len(frames)), stream)
+        for start in range(frames.start, frames.stop, CHUNK):
+            chunk = range(start, min(start + CHUNK, frames.stop))
+            self._draw(start % self._rows, len(chunk), stream)
+            self._guider.enqueue(stream)
+            for row, frame in enumerate(chunk):
+                self._device.copy(self._part("feature", row, 1), place(frame), stream)
+
+    def _draw(self, row: int, count: int, stream: int) -> None:
+        """CHUNK guide images, the last of `count` repeated."""
+        device, rgb = self._device, self._buffers["rgb"]
+        device.kernels.draw_keypoints(
+            device.address(self._part("points", row, count)), count, *rgb.shape[2:], device.address(rgb),
+            rgb.dtype.name, stream, self._points.dtype.name,
+        )  # fmt: skip
+        for filler in range(count, CHUNK):
+            device.copy(self._part("rgb", count - 1, 1), self._part("rgb", filler, 1), stream)
+
+    def _part(self, name: str, row: int, count: int) -> Buffer:
+        buffer = self._buffers[name]
+        return self._device.part(buffer, row * int(np.prod(buffer.shape[1:])), (count, *buffer.shape[1:]))
