@@ -36,7 +36,10 @@ def atomic_path(target: Path, *, directory: bool = False) -> Iterator[Path]:
     temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.tmp{target.suffix}")
     try:
         for folder in reversed([folder for folder in target.parents if not folder.exists()]):
-            folder.mkdir(exist_ok=True)
+            try:
+                folder.mkdir(exist_ok=True)
+            except FileNotFoundError:  # a file system that makes its own folders, as /proc
+                raise UserError(f"cannot write {target}: {folder.parent} takes no new folders") from None
             made.append(folder)
         _check_target(target, directory)
         if directory:

@@ -22,15 +22,23 @@ class Pipeline:
         self._cancel = cancel
         self._changed = threading.Condition()
         self._stopping = False
-        self._threads: list[threading.Thread] = []
+        self._running = 0
 
     def behind(self, items: Iterable[Item], *, ahead: int) -> Iterator[Item]:
         """The same items, made on a thread that starts now; at most `ahead` of them wait to be taken."""
         queue: deque[tuple[Any, BaseException | None]] = deque()
-        thread = threading.Thread(target=self._fill, args=(queue, items, ahead), daemon=True)
-        self._threads.append(thread)
-        thread.start()
+        with self._changed:
+            threading.Thread(target=self._work, args=(queue, items, ahead), daemon=True).start()
+            self._running += 1
         return self._taken(queue)
+
+    def _work(self, *stage: Any) -> None:
+        try:
+            self._fill(*stage)
+        finally:
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
 
     def _fill(self, queue: deque, items: Iterable[Item], ahead: int) -> None:
         end: BaseException = _End()
@@ -81,8 +89,8 @@ class Pipeline:
             self._stopping = True
             self._changed.notify_all()
         self._cancel()
-        for thread in self._threads:
-            thread.join()
+        with self._changed:  # not `Thread.join`: one that Ctrl-C interrupts takes the thread for ended in Python 3.11
+            self._changed.wait_for(lambda: self._running == 0)
 
 
 class _End(Exception):

@@ -83,6 +83,12 @@ def test_bad_places_are_refused_before_work_starts(tmp_path: Path) -> None:
             pytest.fail("the block ran")
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a file system that refuses folders")
+def test_a_folder_that_the_file_system_refuses_is_a_sentence() -> None:
+    with pytest.raises(UserError, match="/proc takes no new folders"), atomic_path(Path("/proc/vexpress/a")):
+        pytest.fail("the block ran")
+
+
 def test_missing_folders_are_made_and_go_again_when_nothing_is_written(tmp_path: Path) -> None:
     target = tmp_path / "none" / "yet" / "a"
     with pytest.raises(KeyboardInterrupt), atomic_path(target) as temporary:
