@@ -23,6 +23,8 @@ _FACE_MODELS = ("pnet.onnx", "rnet.onnx", "onet.onnx")
 _INSIGHTFACE_FOLDER = Path("~/.insightface/models/buffalo_l")
 _MARKS: dict[State, str] = {"ok": "ok", "absent": "-", "problem": "!!"}
 _GIB = 2**30
+_ENGINES_NEEDED = ", for bundles with engines: `vexpress build` makes them"
+_NEEDS = {"tensorrt": _ENGINES_NEEDED, "tensorrt-rtx": _ENGINES_NEEDED}
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ def _backends() -> list[Check]:
     for status in available_backends():
         devices = ", ".join(status.devices)
         if status.usable:
-            detail = f"{status.version} on {devices}"
+            detail = f"{status.version} on {devices}" + _NEEDS.get(status.name, "")
         else:
             installed = f" ({status.version} is installed)" if status.version else ""
             detail = status.reason + installed

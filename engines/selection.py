@@ -1,6 +1,7 @@
 """Which backends work here, which one `auto` takes, and why."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from vexpress_trt.engines.cpu import cpu
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.engines.gpu import gpu_status
+from vexpress_trt.engines.gpu import GpuStatus, gpu_status
 
 if TYPE_CHECKING:
     from vexpress_trt.engines.bundle import Bundle
@@ -20,10 +21,15 @@ _PRECISIONS = {
     "onnxruntime": ("fp32", "fp16"),
     "torch": ("fp32", "bf16", "fp16"),
     "torch-cuda": ("fp32", "fp16", "bf16"),
+    "tensorrt": ("fp16", "bf16", "fp32"),
+    "tensorrt-rtx": ("fp16", "bf16", "fp32"),
 }
 # What `auto` tries, best first, and what each can compute in.
 _AUTO_ORDER = {"openvino": ("fp32", "bf16"), "onnxruntime": ("fp32", "fp16"), "torch": ("fp32", "bf16", "fp16")}
 _TORCH_CUDA = "pip install 'vexpress-trt[export,cuda]'"
+_PLANNED = ("tensorrt", "tensorrt-rtx")  # run what `vexpress build` has made; `auto` takes them first
+_GPU_BACKENDS = (*_PLANNED, "torch-cuda")
+_NOT_RTX = ((9, 0), (10, 0), (10, 3))  # compute capabilities of data-centre GPUs
 _NOT_YET = "this version of vexpress has no engine for it"
 
 
@@ -64,7 +70,7 @@ class EngineChoice:
     def gpu(self) -> int | None:
         """The number of the GPU that the engines run on, or None."""
         name, _, index = self.backend.partition(":")
-        return int(index or 0) if name == "torch-cuda" else None
+        return int(index or 0) if name in _GPU_BACKENDS else None
 
 
 def choose_engines(
@@ -73,12 +79,17 @@ def choose_engines(
     """Settle backend, graph precision and arithmetic for a bundle.
 
     `dtype` "auto" takes what is fast and close on the backend: bf16 on openvino where the CPU multiplies it, else fp32.
-    onnxruntime computes in the graph's own precision; openvino and torch compute in `dtype` whatever the graph's.
+    onnxruntime and TensorRT compute in the graph's own precision; openvino and torch compute in `dtype` whatever the
+    graph's. Where a GPU may be used and the bundle has TensorRT engines for it, "auto" takes them.
     Raises UserError for a backend, dtype or device that cannot be had, and names what would add it.
     """
+    if backend.partition(":")[0] in _PLANNED and device != "cpu":
+        return _planned_choice(bundle, backend, dtype, gpu_id)
+    if backend == "auto" and device != "cpu" and (planned := _planned_if_any(bundle, dtype, gpu_id)) is not None:
+        return planned
     if device == "cuda":
         backend = _cuda_backend(backend, gpu_id)
-    elif device == "cpu" and backend.startswith("torch-cuda"):
+    elif device == "cpu" and backend.partition(":")[0] in _GPU_BACKENDS:
         raise UserError(f"--backend {backend} runs on a GPU, --device is cpu: use --backend torch for the CPU")
     name, reason = choose_backend(backend, dtype)
     if name == "onnxruntime":
@@ -93,6 +104,32 @@ def choose_engines(
     if name == "openvino" and computed == "fp16":
         raise UserError("openvino computes in fp32 or bf16 on a CPU: choose one of these for --dtype")
     return EngineChoice(name, reason, _present(bundle, precision), computed)
+
+
+def _planned_choice(bundle: "Bundle", backend: str, dtype: str, gpu_id: int) -> EngineChoice:
+    """The bundle's own engines. Raises UserError where one is missing or cannot run here."""
+    from vexpress_trt.engines.trt.fitting import Here, planned_precisions
+
+    name, _, index = backend.partition(":")
+    gpu = int(index) if index.isdecimal() else gpu_id
+    backend = f"{name}:{gpu}" if gpu else name
+    choose_backend(backend)
+    status = next(status for status in available_backends() if status.name == name)
+    wanted = None if dtype == "auto" else _present(bundle, dtype)
+    precision = planned_precisions(bundle, Here.of(name, gpu), wanted)[0]
+    reason = f"{name} {status.version} on {status.devices[gpu]}: the bundle has engines for it"
+    return EngineChoice(backend, reason, precision, precision)
+
+
+def _planned_if_any(bundle: "Bundle", dtype: str, gpu_id: int) -> EngineChoice | None:
+    """The best of the bundle's own engines that run here, if any do."""
+    if gpu_status().reason:
+        return None
+    for name in _PLANNED:
+        if any((bundle.root / "engines").glob(f"{name}-[0-9]*")):
+            with suppress(UserError):
+                return _planned_choice(bundle, name, dtype, gpu_id)
+    return None
 
 
 def _present(bundle: "Bundle", precision: str) -> str:
@@ -121,8 +158,14 @@ def available_backends() -> list[BackendStatus]:
     gpus = tuple(device.name for device in gpu.devices)
     processor = (cpu().model,)
     return [
-        _not_implemented("tensorrt", gpus, "tensorrt", "tensorrt_cu13", "tensorrt_cu12"),
-        _not_implemented("tensorrt-rtx", gpus, "tensorrt_rtx", "tensorrt_rtx_cu13_bindings"),
+        _tensorrt("tensorrt", gpu, "pip install tensorrt-cu13", "tensorrt", "tensorrt_cu13", "tensorrt_cu12"),
+        _tensorrt(
+            "tensorrt-rtx",
+            gpu,
+            "pip install tensorrt_rtx_cu13_bindings tensorrt_rtx_cu13_libs",
+            "tensorrt_rtx",
+            "tensorrt_rtx_cu13_bindings",
+        ),
         _not_implemented("onnxruntime-cuda", gpus, "onnxruntime-gpu"),
         _torch_cuda(gpus, gpu.reason),
         _installed("openvino", processor, "pip install openvino", "openvino"),
@@ -171,6 +214,10 @@ def engine_class(backend: str) -> "type[Engine]":
         from vexpress_trt.engines.openvino_engine import OpenVinoEngine
 
         return OpenVinoEngine
+    if backend.partition(":")[0] in _PLANNED:
+        from vexpress_trt.engines.trt.engine import TensorRtEngine
+
+        return TensorRtEngine
     if backend == "onnxruntime":
         from vexpress_trt.engines.onnxruntime_engine import OnnxRuntimeEngine
 
@@ -185,7 +232,7 @@ def engine_class(backend: str) -> "type[Engine]":
 
 
 def _is_index(text: str, status: BackendStatus) -> bool:
-    return status.name == "torch-cuda" and text.isdecimal() and int(text) < max(1, len(status.devices))
+    return status.name in _GPU_BACKENDS and text.isdecimal() and int(text) < max(1, len(status.devices))
 
 
 def _why(status: BackendStatus, dtype: str, passed_over: bool) -> str:
@@ -209,6 +256,18 @@ def _installed(name: str, devices: tuple[str, ...], hint: str, *packages: str) -
 
 def _not_implemented(name: str, devices: tuple[str, ...], *packages: str) -> BackendStatus:
     return BackendStatus(name, False, package_version(*packages), devices, _NOT_YET, "")
+
+
+def _tensorrt(name: str, gpu: GpuStatus, hint: str, *packages: str) -> BackendStatus:
+    version, devices = package_version(*packages), tuple(device.name for device in gpu.devices)
+    reason, install = gpu.reason, ""
+    if not reason and name == "tensorrt-rtx" and all(device.capability in _NOT_RTX for device in gpu.devices):
+        reason = f"it does not support {devices[0]}"
+    elif not reason and version is None:
+        reason, install = f"{name} is not installed", hint
+    elif not reason and package_version("cuda-bindings") is None:
+        reason, install = "cuda-bindings is not installed", "pip install 'vexpress-trt[cuda]'"
+    return BackendStatus(name, not reason, version, devices, reason, install)
 
 
 def _torch_cuda(devices: tuple[str, ...], missing: str) -> BackendStatus:

@@ -3,6 +3,7 @@
 This module imports nothing heavy: `vexpress generate --help` and every refusal it can give are answered from here.
 """
 
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from vexpress_trt.runtime.presets import DEFAULT_PRESET, PRESETS, Preset
 SOLVERS = ("ddim", "dpmpp_2m")
 STRATEGIES = ("no_retarget", "fix_face", "offset_retarget", "naive_retarget")
 TRACK_STRATEGIES = ("no_retarget", "offset_retarget", "naive_retarget")
-BACKENDS = ("auto", "onnxruntime", "openvino", "torch")
+ENCODERS = ("auto", "libx264", "h264_nvenc")
+BACKENDS = ("auto", "onnxruntime", "openvino", "torch", "tensorrt", "tensorrt-rtx")
 DTYPES = ("auto", "fp32", "fp16", "bf16")
 MIN_SIDE = 64
 MAX_SIDE = 2048
@@ -100,12 +102,16 @@ class GenerationRequest:
     save_gpu_memory: bool = _flag(
         False, "bound memory: keep the clip on disk, load the decoder when the denoiser is freed"
     )
+    gpu_memory: str | None = _flag(
+        None, "the most GPU memory to take, for instance 8GB; refused where a clip needs more", metavar="SIZE"
+    )
     device: str = _flag("auto", "where to run", choices=("auto", "cpu", "cuda"))
     gpu_id: int = _flag(0, "which GPU", kind=int)
     dtype: str = _flag("auto", "arithmetic of the engines (auto: the backend's fast choice)", choices=DTYPES)
     backend: str = _flag("auto", "what runs the graphs, see `vexpress doctor`", choices=BACKENDS)
     threads: int | None = _flag(None, "CPU threads (default: all cores of this process)", kind=int)
     compat: str | None = _flag(None, "`upstream` reproduces the original's numbers exactly", choices=("upstream",))
+    encoder: str = _flag("auto", "H.264 encoder (auto: the GPU's where it opens, else libx264)", choices=ENCODERS)
     crop: str = _flag("face", "where a portrait of another shape is cropped", choices=("face", "center"))
     kps_size: str | None = _flag(None, "frame in which the track's pixels count (default 512,512)", metavar="W,H")
     detector: str = _flag("auto", "face detector", choices=("auto", "insightface", "mtcnn"))
@@ -164,6 +170,17 @@ class GenerationRequest:
             raise UserError(f"--kps_size {self.kps_size}: expected two positive numbers, for instance 512,512.")
         return width, height
 
+    @property
+    def gpu_memory_bytes(self) -> int | None:
+        """`gpu_memory` in bytes, GB and GiB being 2**30, or None where it is not given."""
+        if self.gpu_memory is None:
+            return None
+        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT])i?B?\s*", str(self.gpu_memory), re.IGNORECASE)
+        size = int(float(found[1]) * 2 ** (10 * (1 + "KMGT".index(found[2].upper())))) if found else 0
+        if size < 1:
+            raise UserError(f"--gpu_memory {self.gpu_memory}: expected a size such as 8GB or 6000MB.")
+        return size
+
     def validate(self) -> None:
         """Raise `UserError` for every value that no input could make right."""
         for name in ("reference_image_path", "audio_path"):
@@ -204,7 +221,7 @@ class GenerationRequest:
         if self.upstream and _unlike_original(self):
             remedy = " (--preset exact)" if _unlike_original(PRESETS[self.preset]) else ""
             raise UserError(f"--compat upstream: the original solves by ddim and guides every step{remedy}.")
-        _ = self.track_size, self._guidance_shares
+        _ = self.track_size, self._guidance_shares, self.gpu_memory_bytes
 
     def _in_range(self, name: str, low: float, high: float) -> None:
         value = getattr(self, name)

@@ -11,6 +11,7 @@ import ast
 import ctypes
 import importlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,11 @@ ROLES = {
     "tensor": "ITensor",
     "error": "ParserError",
     "attention": "IAttention",
+    "runtime": "Runtime",
+    "engine": "ICudaEngine",
+    "context": "IExecutionContext",
+    "runtime_config": "IRuntimeConfig",
+    "runtime_cache": "IRuntimeCache",
 }
 _LIBRARIES = ("nvinfer", "nvonnxparser", "nvinfer_plugin")
 _ENTRY_POINTS = (
@@ -47,7 +53,7 @@ def used_names(folder: Path = SOURCES) -> list[str]:
     names: set[str] = set()
     for path in sorted(folder.glob("*.py")):
         source = path.read_text(encoding="utf-8")
-        if "trt." in source and ("trt: " in source or "_trt = " in source):
+        if re.search(r"\btrt: |\b_?trt = ", source):
             names |= names_in(source)
     return sorted(names)
 

@@ -40,20 +40,39 @@ def pin_shapes(trt: Any, network: Any, spec: GraphSpec, profile: Profile) -> tup
     return found
 
 
+def check_loaded(trt: Any, engine: Any, spec: GraphSpec, plan: object) -> None:
+    """Hold the names and types of a deserialised engine to the manifest. Raises UserError that names the plan."""
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    found = {
+        name: (engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT, _type_name(trt, engine.get_tensor_dtype(name)))
+        for name in names
+    }
+    declared = {tensor.name: (True, tensor.dtype) for tensor in spec.inputs}
+    declared |= {tensor.name: (False, tensor.dtype) for tensor in spec.outputs}
+    different = sorted(name for name in found.keys() | declared.keys() if found.get(name) != declared.get(name))
+    if different:
+        raise UserError(f"{plan} and the manifest disagree about {', '.join(different)}: build it again with --force")
+
+
 def read_bindings(trt: Any, network: Any) -> tuple[Binding, ...]:
     """The inputs and then the outputs of a network, as it has them now."""
+    inputs = [network.get_input(index) for index in range(network.num_inputs)]
+    outputs = [network.get_output(index) for index in range(network.num_outputs)]
+    return tuple(
+        Binding(tensor.name, tensor.is_network_input, _type_name(trt, tensor.dtype), tuple(tensor.shape))
+        for tensor in (*inputs, *outputs)
+    )
+
+
+def _type_name(trt: Any, dtype: Any) -> str:
+    """The manifest's name of a type."""
     types = {
         trt.DataType.FLOAT: "float32",
         trt.DataType.HALF: "float16",
         trt.DataType.BF16: "bfloat16",
         trt.DataType.INT64: "int64",
     }
-    inputs = [network.get_input(index) for index in range(network.num_inputs)]
-    outputs = [network.get_output(index) for index in range(network.num_outputs)]
-    return tuple(
-        Binding(tensor.name, tensor.is_network_input, types.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape))
-        for tensor in (*inputs, *outputs)
-    )
+    return types.get(dtype, str(dtype))
 
 
 def _declared(spec: GraphSpec, size: Any) -> tuple[Binding, ...]:

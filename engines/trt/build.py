@@ -22,6 +22,7 @@ from vexpress_trt.engines.gpu import gpu_status
 from vexpress_trt.engines.manifest import GraphSpec
 from vexpress_trt.engines.memory import peak_memory_mib, reset_peak
 from vexpress_trt.engines.trt.builder import Build, BuildOptions, Plan, check_options
+from vexpress_trt.engines.trt.fitting import FASTEST_FIRST
 from vexpress_trt.engines.trt.flavour import TensorRt, load_tensorrt
 from vexpress_trt.engines.trt.key import EngineKey
 from vexpress_trt.engines.trt.preflight import check_room, graph_bytes, targets_here
@@ -29,7 +30,6 @@ from vexpress_trt.engines.trt.profile import Profile, ProfileSettings
 from vexpress_trt.engines.trt.store import EngineStore, graph_hash
 
 _POLL_SECONDS = 0.2
-PRECISIONS = ("fp16", "bf16", "fp32")  # best first
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def build_engines(
     check_options(tensorrt, settings.options)
     targets = settings.options.targets or targets_here(tensorrt, settings.gpu_id)
     check_builds(tensorrt, settings.builds)
-    precision = settings.precision or next((p for p in PRECISIONS if p in bundle.precisions), bundle.precisions[0])
+    precision = settings.precision or next((p for p in FASTEST_FIRST if p in bundle.precisions), bundle.precisions[0])
     specs = _graphs(bundle, precision, settings.graphs)
     check_room(bundle, precision, specs)
     store, built = EngineStore(bundle), []

@@ -1,7 +1,9 @@
 """One typed ONNX graph to one engine plan, with progress, a memory limit and an end when it is cancelled."""
 
+import functools
 import re
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from vexpress_trt.engines.trt.bindings import Binding, check_bindings, pin_shape
 from vexpress_trt.engines.trt.flavour import RTX_TARGETS, TensorRt, compute_capability
 from vexpress_trt.engines.trt.profile import Profile
 
+_FLAGS = ("version_compatible", "hardware_compatible", "weight_streaming")
 _NO_DRIVER = "cudaError 35"
 Progress = Callable[[str, float], None]  # (phase, share of it done)
 
@@ -20,6 +23,8 @@ Progress = Callable[[str, float], None]  # (phase, share of it done)
 @dataclass(frozen=True)
 class BuildOptions:
     """Settings of the builder; `workspace` in bytes limits what it may try (None: no limit of ours).
+
+    `weight_streaming` makes an engine whose weights can stay in the host's memory where the GPU's is short.
 
     `targets` are compute capabilities to build for ahead of time, which TensorRT-RTX can; none: this machine's GPU.
     """
@@ -29,11 +34,12 @@ class BuildOptions:
     optimization_level: int | None = None
     version_compatible: bool = False
     hardware_compatible: bool = False
+    weight_streaming: bool = False
 
     def names(self) -> tuple[str, ...]:
         """What of it changes the engine, as text for its key."""
         level = () if self.optimization_level is None else (f"optimization_level={self.optimization_level}",)
-        flags = [name for name in ("version_compatible", "hardware_compatible") if getattr(self, name)]
+        flags = [name for name in _FLAGS if getattr(self, name)]
         return (*level, *flags)
 
 
@@ -53,7 +59,8 @@ class Build:
         self._trt = tensorrt.module
         self._cancelled = threading.Event()
         self._progress = progress
-        self._log = _make_logger(self._trt)
+        self._log = shared_log(self._trt)
+        self._log.lines.clear()
 
     def cancel(self) -> None:
         self._cancelled.set()
@@ -104,6 +111,8 @@ class Build:
                 config.set_compute_capability(compute_capability(trt, target), index)
         if options.version_compatible:
             config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+        if options.weight_streaming:
+            config.set_flag(trt.BuilderFlag.WEIGHT_STREAMING)
         if options.hardware_compatible:
             config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
         shapes = builder.create_optimization_profile()
@@ -146,13 +155,18 @@ def make_attention_decomposable(trt: Any, network: Any) -> int:
     return count
 
 
-def _make_logger(trt: Any) -> Any:
-    """A logger that keeps errors in place of printing them."""
+@functools.cache
+def shared_log(trt: Any) -> Any:
+    """The process's one logger, which keeps the last errors in `lines` in place of printing them.
+
+    While any builder or runtime lives, TensorRT ignores the logger that another one is given. Clear `lines` before what
+    may fail.
+    """
 
     class Log(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self.lines: list[str] = []
+            self.lines: deque[str] = deque(maxlen=100)
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
@@ -229,7 +243,7 @@ def reason_of(log: Any, workspace: int | None = None) -> str:
     Errors about a missing driver, which it logs whenever it fails on a machine without a GPU, are the last resort. A
     request as large as `workspace` (bytes) means that the engine needs more scratch than it was allowed.
     """
-    causes = [line for line in log.lines if _NO_DRIVER not in line] or log.lines or ["it gave no reason"]
+    causes = [line for line in log.lines if _NO_DRIVER not in line] or list(log.lines) or ["it gave no reason"]
     text = " ".join(causes)
     requested = re.search(r"Requested size was (\d+) bytes", text)
     if requested and workspace is not None and int(requested[1]) >= workspace:

@@ -32,6 +32,7 @@ def add_commands(add: AddCommand) -> None:
     parser.add_argument("--optimization_level", type=int, choices=range(6), help="default: the builder's")
     parser.add_argument("--version_compatible", action="store_true", help="for later TensorRT versions as well")
     parser.add_argument("--hardware_compatible", action="store_true", help="for all GPUs from Ampere on")
+    parser.add_argument("--weight_streaming", action="store_true", help="weights may stay in the host's memory")
     parser.add_argument("--force", action="store_true", help="build again what is there")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write time, peak memory and sizes here as JSON")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -68,6 +69,7 @@ def _build(args: argparse.Namespace) -> int:
             args.optimization_level,
             args.version_compatible,
             args.hardware_compatible,
+            args.weight_streaming,
         ),
         force=args.force,
         builds=args.builds,

@@ -33,7 +33,7 @@ def targets_here(tensorrt: TensorRt, gpu_id: int = 0) -> tuple[str, ...]:
             f"{tensorrt.version} needs 7.5 (Turing) or newer; use --backend torch with --device cuda"
         )
     name = f"sm{device.capability[0]}{device.capability[1]}"
-    if tensorrt.is_rtx and name.startswith(("sm90", "sm100")):
+    if tensorrt.is_rtx and name in ("sm90", "sm100", "sm103"):
         raise UserError(f"{device.name} ({name}): TensorRT-RTX does not support it; use --backend tensorrt")
     driver = int((status.cuda or "0").split(".")[0])
     if driver < tensorrt.cuda_major:

@@ -1,5 +1,6 @@
 """Shape profiles: the sizes that an engine is built for, one minimum, optimum and maximum for every symbol."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -11,6 +12,7 @@ from vexpress_trt.engines.manifest import GraphSpec, ModelConfig
 
 Kind = Literal["static", "dynamic"]
 
+_RANGE = re.compile(r"([A-Za-z]+)(\d+(?:-\d+-\d+)?)")
 TYPICAL_AUDIO_SECONDS = 8
 
 
@@ -42,6 +44,24 @@ class Profile:
             for which in ("smallest", "best", "largest")
         )  # fmt: skip
         return smallest, best, largest
+
+    @classmethod
+    def parse(cls, name: str) -> "Profile":
+        """The profile of this name, or one without symbols. Raises ValueError for what is no name of a profile."""
+        ranges = {}
+        for part in name.split("_") if name != "fixed" else ():
+            found = _RANGE.fullmatch(part)
+            if found is None:
+                raise ValueError(f"{name!r} is not the name of a profile")
+            sizes = [int(size) for size in found[2].split("-")]
+            ranges[found[1]] = Range(*sizes) if len(sizes) == 3 else Range.fixed(sizes[0])
+        return cls(name, ranges)
+
+    def takes(self, sizes: Mapping[str, int]) -> bool:
+        """Whether an engine of this profile runs with symbols of these sizes."""
+        return all(
+            symbol in sizes and own.smallest <= sizes[symbol] <= own.largest for symbol, own in self.ranges.items()
+        )
 
     def size(self, dimension: int | str) -> int | None:
         """The only size that a dimension has in this profile; None where it has a range."""

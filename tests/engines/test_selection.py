@@ -1,5 +1,6 @@
 """Which backend, which graphs, which arithmetic."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -47,7 +48,7 @@ class Machine:
             if precision not in precisions:
                 raise UserError(f"add {precision}")
 
-        return choose_engines(SimpleNamespace(precisions=precisions, graph=graph), **wishes)
+        return choose_engines(SimpleNamespace(precisions=precisions, graph=graph, root=Path("absent")), **wishes)
 
 
 @pytest.fixture
@@ -105,7 +106,8 @@ def test_without_any_backend_the_command_that_helps_is_named(machine: Machine) -
         ),
         ("cpu", "there is no backend 'cpu'; here work: onnxruntime, torch"),
         ("torch:1", "there is no backend 'torch:1'"),
-        ("tensorrt", "the backend tensorrt cannot run here: this version of vexpress has no engine for it"),
+        ("tensorrt", "the backend tensorrt cannot run here: no NVIDIA driver"),
+        ("tensorrt-rtx", "the backend tensorrt-rtx cannot run here: no NVIDIA driver"),
         ("torch-cuda", "the backend torch-cuda cannot run here: no NVIDIA driver"),
     ],
 )
@@ -203,6 +205,30 @@ def test_a_gpu_number_beyond_the_last_is_no_backend(machine: Machine) -> None:
     machine.has(gpu=TWO_GPUS)
     with pytest.raises(UserError, match="there is no backend 'torch-cuda:2'"):
         choose_backend("torch-cuda:2")
+
+
+@pytest.mark.parametrize(
+    ("name", "packages", "capability", "said"),
+    [
+        ("tensorrt", {}, (9, 0), "tensorrt is not installed; install it with `pip install tensorrt-cu13`"),
+        ("tensorrt", {"tensorrt_cu13": "11.4"}, (9, 0), "cuda-bindings is not installed; install it with"),
+        ("tensorrt-rtx", {}, (8, 9), "tensorrt-rtx is not installed; install it with `pip install tensorrt_rtx_cu13_b"),
+        ("tensorrt-rtx", {"tensorrt_rtx": "1.7"}, (9, 0), "cannot run here: it does not support a GPU; here work"),
+    ],
+)
+def test_tensorrt_says_what_it_lacks(machine: Machine, name: str, packages: dict, capability, said: str) -> None:
+    machine.has(packages, gpu=GpuStatus("13.0", (Gpu(0, "a GPU", 24 << 30, capability),), ""))
+    with pytest.raises(UserError, match=said.replace("here work", "no backend works here")):
+        choose_backend(name)
+
+
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx:1"])
+def test_tensorrt_runs_where_a_gpu_and_its_packages_are(machine: Machine, name: str) -> None:
+    gpus = GpuStatus("13.0", tuple(Gpu(i, "RTX 4090", 24 << 30, (8, 9)) for i in range(2)), "")
+    machine.has({"tensorrt": "11.4", "tensorrt_rtx": "1.7", "cuda-bindings": "13.5"}, gpu=gpus)
+    assert choose_backend(name)[0] == name
+    assert choose_precision(name, ["fp32", "fp16"]) == "fp16"
+    assert engine_class(name).__name__ == "TensorRtEngine"
 
 
 def test_the_table_names_every_backend_once_with_a_reason_where_it_is_not_usable(machine: Machine) -> None:

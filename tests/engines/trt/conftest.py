@@ -1,11 +1,17 @@
 """TensorRT-RTX, and a bundle whose graphs it can build in seconds."""
 
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import fake_tensorrt
 import pytest
 
-from vexpress_trt.engines.trt.flavour import RTX, TensorRt, load_tensorrt
+from vexpress_trt.engines import selection
+from vexpress_trt.engines.gpu import Gpu, GpuStatus
+from vexpress_trt.engines.trt import engine as engine_module
+from vexpress_trt.engines.trt import fitting, flavour, preflight
+from vexpress_trt.engines.trt.flavour import RTX, TENSORRT, TensorRt, load_tensorrt
 
 
 @pytest.fixture(scope="session")
@@ -54,3 +60,32 @@ def fresh_bundle(typed_bundle: Path, tmp_path: Path) -> Path:
     return shutil.copytree(
         typed_bundle, tmp_path / "fresh.bundle", copy_function=os.link, ignore=shutil.ignore_patterns("engines")
     )
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> fake_tensorrt.HostCuda:
+    """A machine with one GPU (sm89) and both TensorRTs, all played on the CPU; both are of version 11.4 there."""
+    from vexpress_trt.engines.trt.scratch import Scratch
+
+    status = GpuStatus("13.0", (Gpu(0, "stand-in", 8 << 30, (8, 9)),), "")
+    for module in (preflight, selection, flavour):
+        monkeypatch.setattr(module, "gpu_status", lambda: status)
+    versions = {name: "11.4" for name in ("tensorrt", "tensorrt_rtx", "cuda-bindings", "onnxruntime", "openvino")}
+    monkeypatch.setattr(
+        selection, "package_version", lambda *names: next((versions[name] for name in names if name in versions), None)
+    )
+    monkeypatch.setattr(TensorRt, "cuda_major", 13)
+    monkeypatch.setattr(fitting, "load_tensorrt", lambda backend: TensorRt(backend, fake_tensorrt, "11.4"))
+    host = fake_tensorrt.HostCuda()
+    shared = Scratch(host)
+    monkeypatch.setattr(engine_module, "cuda", lambda index: host)
+    monkeypatch.setattr(engine_module, "scratch", lambda index: shared)
+    monkeypatch.setattr(fake_tensorrt.Runtime, "deserialised", [])
+    monkeypatch.setattr(fake_tensorrt.IExecutionContext, "runs", [])
+    return host
+
+
+@pytest.fixture(params=[TENSORRT, RTX])
+def flavoured(request: pytest.FixtureRequest, gpu: fake_tensorrt.HostCuda) -> TensorRt:
+    """Each of the two, as that machine has them."""
+    return TensorRt(request.param, sys.modules["fake_tensorrt"], "11.4")

@@ -4,13 +4,31 @@ import importlib.util
 import json
 from pathlib import Path
 
+import fake_tensorrt
 import pytest
-from tensorrt_names import c_compiler, check_folder, missing, names_in, used_names
+from tensorrt_names import SOURCES, c_compiler, check_folder, missing, names_in, used_names
 
 from vexpress_trt.engines.trt.flavour import SMALLEST, TensorRt
 
-# Used for targets only, which `check_options` refuses for full TensorRT.
-RTX_ONLY = ["ComputeCapability", "IBuilderConfig.num_compute_capabilities", "IBuilderConfig.set_compute_capability"]
+# Targets, which `check_options` refuses for full TensorRT, and the cache of what TensorRT-RTX compiles when it loads.
+RTX_ONLY = [
+    "ComputeCapability",
+    "DynamicShapesKernelSpecializationStrategy",
+    "DynamicShapesKernelSpecializationStrategy.EAGER",
+    "IBuilderConfig.num_compute_capabilities",
+    "IBuilderConfig.set_compute_capability",
+    "IExecutionContext.is_stream_capturable",
+    "IRuntimeCache.deserialize",
+    "IRuntimeCache.serialize",
+    "IRuntimeConfig.create_runtime_cache",
+    "IRuntimeConfig.dynamic_shapes_kernel_specialization_strategy",
+    "IRuntimeConfig.set_runtime_cache",
+]
+PLAYED = (
+    "ILogger Runtime ICudaEngine IExecutionContext IRuntimeConfig IRuntimeCache TensorIOMode DataType "
+    "ExecutionContextAllocationStrategy DynamicShapesKernelSpecializationStrategy"
+).split()
+TALLIES = ("deserialised", "runs")  # what the stand-in counts for the tests
 TABLE = Path(__file__).with_name("api_names.json")
 
 
@@ -25,6 +43,21 @@ def test_tensorrt_as_installed_has_every_name() -> None:
 
 def test_tensorrt_rtx_has_every_name(rtx: TensorRt) -> None:
     assert missing(rtx.module, used_names()) == []
+
+
+def test_what_is_played_has_real_names_only_and_every_one_that_the_runtime_side_uses(rtx: TensorRt) -> None:
+    kinds = {name: kind for name, kind in vars(fake_tensorrt).items() if name in PLAYED}
+    played = {
+        f"{kind}.{name}"
+        for kind, definition in kinds.items()
+        for name in (*vars(definition), *getattr(definition, "__members__", ()))
+        if not name.startswith("_") and name not in TALLIES
+    }
+    assert missing(rtx.module, played) == []
+    sources = [SOURCES / name for name in ("loaded_plan.py", "bindings.py")]
+    used = set().union(*(names_in(source.read_text()) for source in sources))
+    used = {name for name in used if not name.startswith(("INetworkDefinition", "ITensor."))}
+    assert used - played <= {*kinds, "ILogger.log"}
 
 
 def test_the_table_is_of_the_names_used_now() -> None:

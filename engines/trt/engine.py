@@ -1,0 +1,221 @@
+"""TensorRT and TensorRT-RTX as engines: plans of the bundle, run on host arrays or on a device's own buffers."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from vexpress_trt.engines.bundle import Bundle
+from vexpress_trt.engines.device_engine import DeviceEngine
+from vexpress_trt.engines.dims import DimensionError, solve
+from vexpress_trt.engines.dtypes import numpy_dtype
+from vexpress_trt.engines.engine import Engine
+from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.manifest import GraphSpec
+from vexpress_trt.engines.trt.cuda import cuda
+from vexpress_trt.engines.trt.fitting import Here, build_command, fitting_plans
+from vexpress_trt.engines.trt.loaded_plan import LoadedPlan
+from vexpress_trt.engines.trt.scratch import scratch
+from vexpress_trt.engines.trt.store import EngineStore, StoredEngine
+
+log = logging.getLogger("vexpress")
+
+
+class TensorRtEngine(Engine, DeviceEngine):
+    """The engines that were built for a graph, of which one at a time is loaded: the one for the sizes at hand.
+
+    Working memory is shared with engines that cannot run at the same time (see `scratch`).
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        spec: GraphSpec,
+        *,
+        backend: str,
+        threads: int | None = None,
+        dtype: str | None = None,
+        gpu_memory: int | None = None,
+    ) -> None:
+        """`backend` "tensorrt" or "tensorrt-rtx", with ":1" for the second GPU; `threads` do not matter.
+
+        `gpu_memory`: bytes that the engine may take on the GPU (None: what it wants). Raises UserError where no engine
+        fits, the one that does is damaged or is refused, and for a `dtype` other than the graph's.
+        """
+        super().__init__(spec)
+        self.backend = backend
+        if dtype not in (None, spec.precision):
+            raise UserError(
+                f"{backend} computes in the graph's own precision, {spec.precision}, not in {dtype}: leave out the type"
+            )
+        name, _, index = backend.partition(":")
+        self._bundle, self._here = bundle, Here.of(name, int(index or 0))
+        self._plans = fitting_plans(bundle, self._here, spec)
+        self._budget = gpu_memory
+        self._cuda, self._scratch = cuda(int(index or 0)), scratch(int(index or 0))
+        self._loaded: tuple[StoredEngine, LoadedPlan] | None = None
+        self._own: dict[str, tuple[int, int]] = {}  # {tensor: (address, bytes)} of memory of this engine
+        self._results: dict[str, np.ndarray] = {}
+        self._given: dict[str, tuple[int, tuple[int, ...]]] = {}  # {tensor: (address, shape)} to run with
+        with self._cuda.current():
+            self._stream = self._cuda.stream()
+            try:
+                if len(self._plans) == 1:
+                    self._load(self._plans[0][0])
+            except BaseException:
+                self._cuda.destroy(self._stream)
+                raise
+
+    def bind_buffers(self, **buffers: Any) -> None:
+        tensors = {tensor.name: tensor for tensor in (*self.spec.inputs, *self.spec.outputs)}
+        for name, buffer in buffers.items():
+            if name not in tensors:
+                raise ValueError(f"{self.spec.name}: there is no input or output {name!r}")
+            if np.dtype(buffer.dtype).name != tensors[name].dtype:
+                raise ValueError(f"{self.spec.name}: {name} is {buffer.dtype}, expected {tensors[name].dtype}")
+            self._given[name] = (_address(buffer), tuple(buffer.shape))
+
+    def enqueue(self, stream: int) -> None:
+        with self._cuda.current():
+            plan = self._ready()
+            size = plan.scratch_size()
+            plan.use_scratch(self._scratch.of_stream(stream, size, self), size)
+            plan.enqueue(stream)
+
+    def capture(self, stream: int, body: Callable[[], None]) -> Callable[[], None]:
+        with self._cuda.current():
+            capturable = self._ready().capturable(stream)
+        if not capturable:
+            log.warning("%s cannot capture %s in a CUDA graph: calls are enqueued anew", self.backend, self.spec.name)
+            return body
+        return self._cuda.capture(stream, body)
+
+    def _bind(self, name: str, array: np.ndarray) -> None:
+        with self._cuda.current():
+            address = self._memory(name, array.nbytes)
+            self._cuda.upload(array, address, self._stream)
+            self._cuda.wait(self._stream)  # other streams do not wait for this one
+        self._given[name] = (address, array.shape)
+
+    def _prepare(self, shapes: tuple[tuple[int, ...], ...]) -> None:
+        sizes = self._sizes_of(dict(zip(self._inputs, shapes, strict=True)))
+        with self._cuda.current():
+            self._plan_for(sizes)
+
+    def _execute(self, sizes: dict[str, int]) -> dict[str, np.ndarray]:
+        with self._cuda.current():
+            for tensor in self.spec.outputs:
+                self._given.pop(tensor.name, None)
+            plan = self._ready()
+            for tensor in self.spec.outputs:
+                shape = plan.output_shape(tensor.name)
+                array = self._results.get(tensor.name)
+                if array is None or array.shape != shape:
+                    array = self._results[tensor.name] = np.empty(shape, numpy_dtype(tensor.dtype))
+                plan.bind(tensor.name, self._memory(tensor.name, array.nbytes))
+            size = plan.scratch_size()
+            with self._scratch.lent(size) as address:
+                plan.use_scratch(address, size)
+                plan.enqueue(self._stream)
+                for name, array in self._results.items():
+                    self._cuda.download(self._own[name][0], array, self._stream)
+                self._cuda.wait(self._stream)
+        return dict(self._results)
+
+    def _renew(self) -> None:
+        """Buffers that were bound, and the streams of `enqueue`, may be gone."""
+        self._given.clear()
+        with self._cuda.current():
+            self._scratch.release(self)
+
+    def _release(self) -> None:
+        with self._cuda.current():
+            self._cuda.wait(self._stream)
+            self._unload()
+            self._scratch.release(self)
+            for address, _ in self._own.values():
+                self._cuda.free(address)
+            self._cuda.destroy(self._stream)
+        self._own.clear()
+        self._given.clear()
+        self._results.clear()
+
+    def _memory(self, name: str, size: int) -> int:
+        """This engine's own memory for a tensor."""
+        address, held = self._own.get(name, (0, -1))
+        if held != size:
+            if held >= 0:
+                self._cuda.free(address)
+                del self._own[name]
+            address = self._cuda.allocate(size)
+            self._own[name] = (address, size)
+        return address
+
+    def _ready(self) -> LoadedPlan:
+        """The plan for what is given, with the sizes and addresses of all that is given."""
+        missing = [name for name in self._inputs if name not in self._given]
+        if missing:
+            raise ValueError(f"{self.spec.name}: inputs not bound: {', '.join(missing)}")
+        sizes = self._sizes_of({name: self._given[name][1] for name in self._inputs})
+        plan = self._plan_for(sizes)
+        for name in self._inputs:
+            plan.set_shape(name, self._given[name][1])
+        for tensor in self.spec.outputs:
+            shape = plan.output_shape(tensor.name)
+            promised = self.output_shape(tensor, sizes)
+            if -1 in shape or (promised is not None and shape != promised):
+                raise UserError(
+                    f"{self._loaded[0].plan} gives {tensor.name} of shape {list(shape)}, the manifest says "
+                    f"{list(promised or ())}: build it again with --force"
+                )
+            bound = self._given.get(tensor.name)
+            if bound is not None and bound[1] != shape:
+                raise ValueError(f"{self.spec.name}: {tensor.name} has shape {list(shape)}, not {list(bound[1])}")
+        for name, (address, _) in self._given.items():
+            plan.bind(name, address)
+        return plan
+
+    def _sizes_of(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, int]:
+        try:
+            return solve((tensor.name, tensor.shape, shapes[tensor.name]) for tensor in self.spec.inputs)
+        except DimensionError as problem:
+            raise ValueError(f"{self.spec.name}: {problem}") from None
+
+    def _plan_for(self, sizes: dict[str, int]) -> LoadedPlan:
+        """Load the engine for these sizes, in place of another one. Raises UserError where none was built for them."""
+        fitting = [stored for stored, profile in self._plans if profile.takes(sizes)]
+        if self._loaded is not None and self._loaded[0] in fitting:
+            return self._loaded[1]
+        if not fitting:
+            wanted = ", ".join(f"{symbol}={size}" for symbol, size in sorted(sizes.items()))
+            there = "; ".join(profile.name for _, profile in self._plans)
+            raise UserError(
+                f"no {self.backend} engine of {self.spec.name} takes {wanted} (there are engines for {there}): "
+                f"{build_command(self._bundle, self._here, self.spec.precision)} and flags for this size, see "
+                "`vexpress build --help`"
+            )
+        self._unload()
+        return self._load(fitting[0])
+
+    def _load(self, stored: StoredEngine) -> LoadedPlan:
+        damage = EngineStore(self._bundle).damage(stored)
+        if damage:
+            raise UserError(
+                f"{stored.plan}: {damage}; {build_command(self._bundle, self._here, self.spec.precision)} --force"
+            )
+        plan = LoadedPlan(self._here.tensorrt, stored, self.spec, self._budget)
+        self._loaded = stored, plan
+        return plan
+
+    def _unload(self) -> None:
+        if self._loaded is not None:
+            self._loaded[1].close()
+            self._loaded = None
+
+
+def _address(buffer: Any) -> int:
+    """Where a buffer lies: an array of the host, where the device is the host, or memory of a GPU."""
+    if isinstance(buffer, np.ndarray):
+        return buffer.ctypes.data
+    return int(buffer.__cuda_array_interface__["data"][0])

@@ -1,0 +1,170 @@
+"""A plan that was deserialised and can be enqueued: TensorRT's runtime side, in terms of names, sizes and addresses."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.files import atomic_path
+from vexpress_trt.engines.manifest import GraphSpec
+from vexpress_trt.engines.trt.bindings import check_loaded
+from vexpress_trt.engines.trt.builder import reason_of, shared_log
+from vexpress_trt.engines.trt.flavour import TensorRt
+from vexpress_trt.engines.trt.store import StoredEngine
+
+MAX_CACHE_BYTES = 256 << 20
+_CACHE = ".jit"
+log = logging.getLogger("vexpress")
+
+
+class LoadedPlan:
+    """One engine and its execution context on the current GPU, without working memory of its own.
+
+    TensorRT-RTX compiles kernels for the GPU when a context is made; what it compiled is kept in a file beside the plan
+    and taken from there the next time. Everything here needs the GPU's context to be current.
+    """
+
+    def __init__(self, tensorrt: TensorRt, stored: StoredEngine, spec: GraphSpec, budget: int | None = None) -> None:
+        """`budget`: bytes of GPU memory that the engine and its working memory may take (None: what it wants).
+
+        Raises UserError where TensorRT refuses the plan, it is not what `spec` says, or it needs more than `budget`.
+        """
+        self._backend = f"{tensorrt.backend} {tensorrt.version}"
+        self._stored, self._spec = stored, spec
+        self._log = shared_log(tensorrt.module)
+        self._log.lines.clear()
+        self._cache: Any = None
+        self._load(tensorrt, budget)
+
+    def set_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        """The size of an input. Raises UserError for one that the plan was not built for."""
+        context = self._context
+        if not context.set_input_shape(name, shape):
+            raise UserError(
+                f"{self._stored.plan} does not take {name} of shape {list(shape)} ({self._reason()}): build an engine "
+                "for this size"
+            )
+
+    def output_shape(self, name: str) -> tuple[int, ...]:
+        """The size of an output when all inputs have theirs; -1 where it is not known."""
+        context = self._context
+        return tuple(context.get_tensor_shape(name))
+
+    def scratch_size(self) -> int:
+        """Bytes of working memory for inputs of the sizes that are set."""
+        context = self._context
+        return int(context.update_device_memory_size_for_shapes())
+
+    def use_scratch(self, address: int, size: int) -> None:
+        """Work in this memory from the next run on."""
+        context = self._context
+        context.set_device_memory(address, size)
+
+    def bind(self, name: str, address: int) -> None:
+        """Where an input or output lies."""
+        context = self._context
+        context.set_tensor_address(name, address)
+
+    def enqueue(self, stream: int) -> None:
+        """Enqueue a run on a stream. Raises UserError where TensorRT refuses."""
+        context = self._context
+        if not context.execute_async_v3(stream):
+            raise UserError(f"{self._backend} could not run {self._spec.name} ({self._reason()})")
+
+    def capturable(self, stream: int) -> bool:
+        """Whether a run enqueued now can be part of a CUDA graph."""
+        context = self._context
+        return self._cache is None or bool(context.is_stream_capturable(stream))
+
+    def close(self) -> None:
+        """Free it, after storing what TensorRT-RTX compiled."""
+        if self._cache is not None:
+            self._store_cache()
+        self._cache = self._context = self._engine = self._runtime = None
+
+    def _load(self, tensorrt: TensorRt, budget: int | None) -> None:
+        trt = tensorrt.module
+        runtime = trt.Runtime(self._log)
+        if "version_compatible" in self._stored.sidecar.key.options:
+            runtime.engine_host_code_allowed = True  # such a plan brings the code of the version that built it
+        engine = runtime.deserialize_cuda_engine(np.memmap(self._stored.plan, np.uint8, "r"))
+        if engine is None:
+            raise UserError(
+                f"{self._backend} cannot load {self._stored.plan} ({self._reason()}): build it again on this machine "
+                "with --force"
+            )
+        check_loaded(trt, engine, self._spec, self._stored.plan)
+        if budget is not None:
+            limit_weights(engine, self._stored, budget)
+        strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        if tensorrt.is_rtx:
+            runtime_config = engine.create_runtime_config()
+            runtime_config.set_execution_context_allocation_strategy(strategy)
+            # Compiling for other sizes in the background would upset work that is being captured.
+            eager = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+            runtime_config.dynamic_shapes_kernel_specialization_strategy = eager
+            runtime_cache = self._cache = runtime_config.create_runtime_cache()
+            known = self._stored_cache()
+            if known is not None and not runtime_cache.deserialize(known):
+                log.info("%s is not of this GPU or version: compiling again", self._cache_path)
+            runtime_config.set_runtime_cache(runtime_cache)
+            context = engine.create_execution_context(runtime_config)
+        else:
+            context = engine.create_execution_context(strategy)
+        if context is None:
+            raise UserError(
+                f"{self._backend} cannot prepare {self._spec.name} to run ({self._reason()}): free memory on the GPU"
+            )
+        self._runtime, self._engine, self._context = runtime, engine, context
+
+    @property
+    def _cache_path(self) -> Path:
+        return self._stored.plan.with_suffix(_CACHE)
+
+    def _stored_cache(self) -> bytes | None:
+        try:
+            path = self._cache_path
+            return path.read_bytes() if 0 < path.stat().st_size <= MAX_CACHE_BYTES else None
+        except OSError:
+            return None
+
+    def _store_cache(self) -> None:
+        """A bundle that cannot be written only costs the compilation of every start."""
+        runtime_cache = self._cache
+        data = bytes(memoryview(runtime_cache.serialize()))
+        if data and data != self._stored_cache():
+            try:
+                with atomic_path(self._cache_path) as temporary:
+                    temporary.write_bytes(data)
+            except UserError as problem:
+                log.info("what TensorRT-RTX compiled is not kept: %s", problem)
+
+    def _reason(self) -> str:
+        return reason_of(self._log)
+
+
+def limit_weights(engine: Any, stored: StoredEngine, budget: int) -> None:
+    """Let weights stream in from the host's memory as far as `budget` bytes ask for it.
+
+    Raises UserError where the engine needs more and its weights cannot stream, or even that does not make it fit.
+    """
+    weights, needed = stored.plan.stat().st_size, int(engine.device_memory_size_v2)
+    if weights + needed <= budget:
+        return
+    streamable = int(engine.streamable_weights_size)
+    fixed = weights - streamable + needed
+    if streamable:
+        fixed += int(engine.weight_streaming_scratch_memory_size)
+    if not streamable or fixed > budget:
+        remedy = (
+            "build for smaller images or fewer frames"
+            if streamable
+            else "build it with --weight_streaming --force, or for smaller images or fewer frames"
+        )
+        raise UserError(
+            f"{stored.plan.name} takes {min(fixed, weights + needed) / 2**20:.0f} MiB on the GPU, {budget / 2**20:.0f} "
+            f"MiB are allowed: {remedy}"
+        )
+    engine.weight_streaming_budget_v2 = budget - fixed
