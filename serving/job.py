@@ -1,5 +1,6 @@
 """A request from its arrival to its last answer, and the limits it lives under."""
 
+import json
 import tempfile
 import time
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from typing import Any, Protocol
 
 from vexpress_trt.serving import protocol
 from vexpress_trt.serving.errors import Refusal
-from vexpress_trt.serving.settings import check_request, parse_settings
+from vexpress_trt.serving.settings import Settings, check_request, parse_settings
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,7 @@ class Job:
     portrait: bytes
     audio: bytes
     kps: bytes | None
-    settings: dict[str, Any]
-    output: str
+    asked: Settings
     answers: Answers
     arrived: float = field(default_factory=time.monotonic)
 
@@ -59,7 +59,7 @@ class Job:
         cls, portrait: bytes, audio: bytes, kps: bytes | None, settings: bytes, answers: Answers, limits: Limits
     ) -> "Job":
         """Check everything that needs no decoding. Raises Refusal (`invalid`)."""
-        fields, output = parse_settings(settings)
+        asked = parse_settings(settings)
         sizes = (
             ("portrait", len(portrait), protocol.MAX_PORTRAIT_BYTES),
             ("audio", len(audio), protocol.MAX_AUDIO_BYTES),
@@ -70,13 +70,13 @@ class Job:
                 raise Refusal(protocol.INVALID, f"the {name} has {size} bytes, more than this server's {most}.")
             if not size and not (name == "key-point track" and kps is None):
                 raise Refusal(protocol.INVALID, f"the {name} is empty.")
-        check_request(fields, has_kps=kps is not None)
-        width, height = fields.get("image_width"), fields.get("image_height")
+        check_request(asked.fields, has_kps=kps is not None)
+        width, height = asked.fields.get("image_width"), asked.fields.get("image_height")
         if (width or 64) * (height or 64) > limits.max_pixels:
             raise Refusal(
                 protocol.INVALID, f"{width}x{height} has more pixels than the {limits.max_pixels} of this server."
             )
-        return cls(portrait, audio, kps, fields, output, answers)
+        return cls(portrait, audio, kps, asked, answers)
 
     def expired(self, limits: Limits) -> bool:
         return time.monotonic() - self.arrived > limits.timeout
@@ -93,11 +93,13 @@ class Job:
             for name, (file, content) in files.items():
                 Path(folder, file).write_bytes(content)
                 paths[name] = str(Path(folder, file))
+            if self.asked.kps_fps is not None:
+                Path(folder, "track.npy.json").write_text(json.dumps({"fps": self.asked.kps_fps}))
             self.portrait = self.audio = self.kps = b""  # on disk now
             yield {
                 "kind": "job",
                 "files": paths,
-                "settings": self.settings,
-                "output": self.output,
+                "settings": self.asked.fields,
+                "output": self.asked.output,
                 "max_seconds": limits.max_seconds,
             }

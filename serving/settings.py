@@ -1,7 +1,7 @@
 """The `settings` of a request: a JSON object from a stranger, checked name by name."""
 
 import json
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from vexpress_trt.engines.errors import UserError
@@ -12,8 +12,18 @@ from vexpress_trt.serving.errors import Refusal
 _SPECS = {spec.name: spec for spec in fields(GenerationRequest) if spec.name in protocol.SETTING_FIELDS}
 
 
-def parse_settings(text: bytes) -> tuple[dict[str, Any], str]:
-    """The request's fields and the kind of output ("frames" or "mp4") that a client's JSON asks for.
+@dataclass(frozen=True)
+class Settings:
+    """What a client asks for. `fields`: of the request; `output`: "frames" or "mp4"; `kps_fps`: frames per
+    second of a .npy track, or None."""
+
+    fields: dict[str, Any]
+    output: str = protocol.OUTPUT_FRAMES
+    kps_fps: float | None = None
+
+
+def parse_settings(text: bytes) -> Settings:
+    """What a client's JSON asks for.
 
     Raises Refusal (`invalid`) for anything but an object of known names and values of the right types. Ranges are
     checked by `check_request`.
@@ -29,7 +39,10 @@ def parse_settings(text: bytes) -> tuple[dict[str, Any], str]:
     output = given.pop(protocol.OUTPUT, protocol.OUTPUT_FRAMES)
     if output not in protocol.OUTPUTS:
         raise _invalid(f"output must be one of {', '.join(protocol.OUTPUTS)}.")
-    return {name: _checked(name, value) for name, value in given.items() if value is not None}, output
+    rate = given.pop(protocol.KPS_FPS, None)
+    if rate is not None and (type(rate) not in (int, float) or not 0 < rate < 1e6):
+        raise _invalid(f"{protocol.KPS_FPS} must be a positive number.")
+    return Settings({name: _checked(name, value) for name, value in given.items() if value is not None}, output, rate)
 
 
 def check_request(settings: dict[str, Any], *, has_kps: bool) -> None:
@@ -44,7 +57,9 @@ def _checked(name: str, value: Any) -> Any:
     if name in (*protocol.SERVER_FIELDS, *protocol.FILE_FIELDS):
         raise _invalid(f"{name} is the server's own and cannot be set by a request.")
     if name not in _SPECS:
-        raise _invalid(f"there is no setting {name[:60]!r}; known: {', '.join((*_SPECS, protocol.OUTPUT))}.")
+        raise _invalid(
+            f"there is no setting {name[:60]!r}; known: {', '.join((*_SPECS, protocol.OUTPUT, protocol.KPS_FPS))}."
+        )
     spec = _SPECS[name]
     kind = bool if isinstance(spec.default, bool) else spec.metadata["kind"] or str
     if kind is float and type(value) is int and abs(value) < 2**53:

@@ -37,6 +37,8 @@ class TritonPythonModel:
         self._limits = Limits(**given["limits"])
         self._metrics = TritonMetrics(utils, len(given["workers"]))
         control = given.get("control")
+        for options in given["workers"]:  # a bundle inside the repository moves with it
+            options["bundle"] = str(Path(args["model_repository"], options["bundle"]))
         try:
             self._dispatcher = Dispatcher(
                 [partial(WorkerProcess, given["python"], options) for options in given["workers"]],
@@ -59,8 +61,14 @@ class TritonPythonModel:
                 self._authorize(request)
                 self._dispatcher.submit(Job.of(*_inputs(request), answers, self._limits))
             except Refusal as refusal:
-                self._metrics.outcome(refusal.code)
-                answers.refuse(refusal)
+                self._refuse(answers, refusal)
+            except Exception as problem:
+                utils.Logger.log_error(f"a request failed: {problem!r}")
+                self._refuse(answers, Refusal(protocol.FAILED, f"internal error ({type(problem).__name__})."))
+
+    def _refuse(self, answers: "_Answers", refusal: Refusal) -> None:
+        self._metrics.outcome(refusal.code)
+        answers.refuse(refusal)
 
     def finalize(self) -> None:
         self._dispatcher.close()
@@ -68,7 +76,8 @@ class TritonPythonModel:
     def _authorize(self, request: Any) -> None:
         if not self._token:
             return
-        given = str(json.loads(request.parameters() or "{}").get(protocol.AUTHORIZATION, ""))
+        headers = {name.lower(): value for name, value in json.loads(request.parameters() or "{}").items()}
+        given = str(headers.get(protocol.AUTHORIZATION, ""))
         if not hmac.compare_digest(given.encode(), (protocol.BEARER + self._token).encode()):
             raise Refusal(protocol.UNAUTHORIZED, "this server asks for a token, and the request has none or another.")
 
