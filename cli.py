@@ -22,6 +22,7 @@ from vexpress_trt.export.hub_sources import PART_NAMES
 from vexpress_trt.runtime.presets import DEMO_PRESET, PRESETS
 from vexpress_trt.runtime.request import BACKENDS, GenerationRequest
 from vexpress_trt.serving.batch_command import add_commands as add_batch_commands
+from vexpress_trt.serving.client_command import add_server_flags, write_video_from_server
 from vexpress_trt.serving.command import add_commands as add_serving_commands
 
 log = logging.getLogger("vexpress")
@@ -55,14 +56,18 @@ def _generate(args: argparse.Namespace) -> int:
     request.validate()
     if request.output_path is None:
         raise UserError("--output_path is missing: name the MP4 to write.")
-    if request.bundle is None:
+    if args.server is None and request.bundle is None:
         request = replace(request, bundle=_shipped_bundle())
 
-    from vexpress_trt.runtime.generation import write_video
     from vexpress_trt.runtime.progress import Reporter
 
     with Reporter(quiet=args.quiet) as reporter:
-        summary = write_video(request, on_progress=reporter)
+        if args.server is not None:
+            summary = write_video_from_server(request, args.server, args.token, on_progress=reporter)
+        else:
+            from vexpress_trt.runtime.generation import write_video
+
+            summary = write_video(request, on_progress=reporter)
     # A streamed video has standard output to itself.
     where = sys.stderr if str(request.output_path) == "-" else sys.stdout
     print(json.dumps(summary.as_dict(), indent=2) if args.json else summary.as_text(), file=where)
@@ -180,6 +185,7 @@ def _parser() -> argparse.ArgumentParser:
     command = _command(commands, "generate", _generate, "portrait + speech (+ key points) -> MP4")
     for spec in fields(GenerationRequest):
         _add_request_flag(command, spec)
+    add_server_flags(command)
     command.add_argument("--json", action="store_true", help="print the summary as JSON")
     command.add_argument("--quiet", action="store_true", help="no progress")
 
