@@ -9,7 +9,7 @@ import numpy as np
 from vexpress_trt.engines.device_engine import DeviceEngine
 from vexpress_trt.engines.engine import out_of_memory
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.engines.torch_engine import TorchEngine, to_torch
+from vexpress_trt.engines.torch_engine import TorchEngine, device_of, to_torch
 
 if TYPE_CHECKING:
     import torch
@@ -110,3 +110,13 @@ class TorchDeviceEngine(TorchEngine, DeviceEngine):
 
         with torch.cuda.device(self._device), torch.cuda.stream(torch.cuda.ExternalStream(stream, device=self._device)):
             yield
+
+
+def limit_memory(backend: str, size: int | None) -> None:
+    """Let torch take up to `size` bytes on the GPU of a backend's name, all of it for None; beyond that it says that
+    memory is short. Holds for the whole process."""
+    import torch
+
+    device = torch.device(device_of(backend))
+    total = torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.set_per_process_memory_fraction(1.0 if size is None else min(1.0, max(0, size) / total), device)

@@ -44,7 +44,7 @@ class TorchEngine(Engine):
         torch = _torch()
         self.backend = backend
         self._threads = threads or usable_cores()
-        self._device = _device(backend)
+        self._device = device_of(backend)
         chosen = dtype or spec.precision
         if chosen not in PRECISION_DTYPE:
             raise UserError(f"torch computes in {', '.join(PRECISION_DTYPE)}, not in {chosen}: choose one of these")
@@ -105,8 +105,8 @@ def _torch() -> Any:
     return torch
 
 
-def _device(backend: str) -> str:
-    """torch's name of the device behind a backend's name."""
+def device_of(backend: str) -> str:
+    """torch's name of the device behind a backend's name. Raises UserError where torch finds no GPU there."""
     name, _, index = backend.partition(":")
     if name == "torch":
         return "cpu"

@@ -14,7 +14,7 @@ _ENGINE_EFFICIENCY = {"fp32": 0.5, "fp16": 0.5, "bf16": 1.2}  # of the measured 
 
 # Activations alive at once in the widest resolution level, in units of [frames, C0, h, w]: the feed-forward's two
 # 4*C0 projections, the hidden state, skips and the motion module's copies. Measured on the mid-size network.
-_LIVE_ACTIVATIONS = 28
+LIVE_ACTIVATIONS = 28
 _BASE_BYTES = 400 << 20  # interpreter, libraries, decoder
 
 
@@ -53,7 +53,7 @@ def estimate_bytes(
     weights = denoisers * _graph_bytes(bundle, "denoiser_guided", precision)
     if not save_gpu_memory:
         weights += _graph_bytes(bundle, "vae_decoder", precision)
-    activations = 4 * _LIVE_ACTIVATIONS * halves * frames * latent_pixels * bundle.manifest.model.feature_channels
+    activations = 4 * LIVE_ACTIVATIONS * halves * frames * latent_pixels * bundle.manifest.model.feature_channels
     return int(1.3 * weights) + activations + _BASE_BYTES
 
 

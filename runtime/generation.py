@@ -2,11 +2,12 @@
 
 import logging
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import psutil
@@ -32,14 +33,17 @@ from vexpress_trt.runtime.pipeline import Pipeline
 from vexpress_trt.runtime.portrait_cache import PortraitCache
 from vexpress_trt.runtime.progress import ProgressCallback, ProgressEvent
 from vexpress_trt.runtime.request import GenerationRequest
-from vexpress_trt.runtime.scheduler import make_scheduler
+from vexpress_trt.runtime.scheduler import Scheduler, make_scheduler
 from vexpress_trt.runtime.speech import Speech
 from vexpress_trt.runtime.stages import KeypointFeatures, decode, encode_portrait
 from vexpress_trt.runtime.summary import Stopwatch, Summary
 from vexpress_trt.runtime.tensors import TensorDump
-from vexpress_trt.runtime.video_output import VideoWriter, check_output_path, standard_output
+from vexpress_trt.runtime.video_output import VideoWriter, check_output_path, choose_encoder, standard_output
 from vexpress_trt.runtime.windows import batches, live_windows
 from vexpress_trt.runtime.workspace import Workspace
+
+if TYPE_CHECKING:
+    from vexpress_trt.runtime.cuda.budget import GpuNeed
 
 log = logging.getLogger("vexpress")
 FEATURE_BUDGET = 256 << 20  # bytes of key-point features remembered; none with save_gpu_memory
@@ -77,6 +81,7 @@ class Generation:
             self.clip: Clip = prepare_clip(request, self._bundle.manifest.model)
             self._check_speech()
             self._advise_cost()
+            self._need = self._within_budget()
         self._calls = self._calls_before_first = 0
         self._first_frame_after: float | None = None
         self._portrait_cached = False
@@ -93,9 +98,8 @@ class Generation:
         request, clip = self.request, self.clip
         dump = TensorDump(request.dump_tensors, clip.length, clip.fps)
         with (
-            EngineLoader(
-                self._bundle, self._choice, self.watch, threads=request.threads, pool=self._pool
-            ) as engines,
+            self._limited(),
+            EngineLoader(self._bundle, self._choice, self.watch, threads=request.threads, pool=self._pool) as engines,
             Workspace(on_disk=request.save_gpu_memory) as workspace,
             Pipeline(cancel=engines.cancel) as pipeline,
         ):
@@ -124,9 +128,7 @@ class Generation:
         images = dump.images(decode(engines, latents, self.watch))
         return pipeline.behind(filtered(quantised(pipeline.behind(images, ahead=IMAGES_AHEAD))), ahead=FRAMES_AHEAD)
 
-    def _decoded_on_gpu(
-        self, engines: EngineLoader, latents: Iterator[tuple[int, np.ndarray]]
-    ) -> Iterator[np.ndarray]:
+    def _decoded_on_gpu(self, engines: EngineLoader, latents: Iterator[tuple[int, np.ndarray]]) -> Iterator[np.ndarray]:
         """Frames of latents that were spooled; the decoder is loaded when the first one is there."""
         from vexpress_trt.runtime.cuda.denoise import decode_on_gpu
 
@@ -185,8 +187,7 @@ class Generation:
         speech = self._speech(engines, workspace)
         request, clip, model = self.request, self.clip, self._bundle.manifest.model
         steps, plan = request.num_inference_steps, clip.plan
-        scheduler = make_scheduler(self._bundle.manifest.scheduler, steps, request.solver)
-        shape = (model.latent_channels, clip.height // self._factor, clip.width // self._factor)
+        scheduler, shape = self._scheduler, self._latent_shape
         if request.upstream:
             noise = workspace.keep(
                 upstream_noise(request.seed, model.audio_encoder_layers, plan.frames, shape)
@@ -252,6 +253,15 @@ class Generation:
         return AudioGeometry.of(self._bundle.manifest.networks["wav2vec2"])
 
     @property
+    def _scheduler(self) -> Scheduler:
+        return make_scheduler(self._bundle.manifest.scheduler, self.request.num_inference_steps, self.request.solver)
+
+    @property
+    def _latent_shape(self) -> tuple[int, int, int]:
+        model, clip = self._bundle.manifest.model, self.clip
+        return model.latent_channels, clip.height // self._factor, clip.width // self._factor
+
+    @property
     def _factor(self) -> int:
         """Pixels per latent pixel."""
         return self._bundle.manifest.model.vae_scale_factor
@@ -297,6 +307,37 @@ class Generation:
         )
         for line in filter(None, lines):
             log.warning(line)
+
+    def _within_budget(self) -> "GpuNeed | None":
+        """What the clip takes of the GPU, where that has a limit. Raises UserError where it needs more."""
+        request, budget = self.request, self.request.gpu_memory_bytes
+        if budget is None:
+            return None
+        if self._choice.gpu is None:
+            log.warning("--gpu_memory has no effect: this clip runs on the CPU")
+            return None
+        from vexpress_trt.runtime.cuda.budget import require_budget
+
+        return require_budget(
+            budget,
+            self._bundle,
+            self._choice,
+            denoisers=self._denoiser_graphs,
+            plan=self.clip.plan,
+            scheduler=self._scheduler,
+            shape=self._latent_shape,
+            live_windows=self._live_windows,
+            window_batch=request.window_batch,
+            save_gpu_memory=request.save_gpu_memory,
+        )
+
+    def _limited(self) -> AbstractContextManager[None]:
+        """Keeps the engines on a GPU within `gpu_memory`."""
+        if self._need is None:
+            return nullcontext()
+        from vexpress_trt.runtime.cuda.budget import limited
+
+        return limited(self._choice, self.request.gpu_memory_bytes, self._need)
 
     def _check_model(self) -> None:
         """What the request asks for and this model cannot do."""
@@ -383,16 +424,17 @@ def write_video(
         check_output_path(target)
     generation = generate(request, on_progress=on_progress, engines=engines)
     clip = generation.clip
+    encoder = choose_encoder(request.encoder, clip.width, clip.height)
+    sound = {"audio_path": request.audio_path, "frames": clip.length}
     with (
-        VideoWriter(
-            target, clip.width, clip.height, clip.fps, audio_path=request.audio_path, frames=clip.length
-        ) as writer,
+        VideoWriter(target, clip.width, clip.height, clip.fps, encoder=encoder, **sound) as writer,
         closing(iter(generation)) as frames,
     ):
         for frame in frames:
             with generation.watch.stage("encode"):
                 writer.write(frame.image)
-    return replace(generation.summary, output_path=str(request.output_path), total_seconds=generation.watch.elapsed)
+    written = {"output_path": str(request.output_path), "encoder": encoder}
+    return replace(generation.summary, **written, total_seconds=generation.watch.elapsed)
 
 
 def quantised(images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

@@ -43,6 +43,7 @@ class Summary:
     frames_per_second: float
     peak_memory_mib: float
     random_weights: bool
+    encoder: str | None = None  # of the file, where one was written
 
     def as_dict(self) -> dict[str, Any]:
         """Plain types only, for JSON."""
@@ -63,7 +64,7 @@ class Summary:
         if self.random_weights:
             lines.append("this bundle's weights are random: the picture is coloured noise")
         if self.output_path:
-            lines.append(f"wrote {self.output_path}")
+            lines.append(f"wrote {self.output_path}" + (f" ({self.encoder})" if self.encoder else ""))
         return "\n".join(lines)
 
 

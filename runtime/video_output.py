@@ -18,6 +18,7 @@ from vexpress_trt.runtime.muxer import muxer
 
 _BT709 = 1  # the code point of primaries, transfer and matrix in H.264's colour description (ITU-T H.273)
 _FRAGMENTED = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
+NVENC = "h264_nvenc"
 _AAC_RATES = (48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
 
 
@@ -34,6 +35,36 @@ def standard_output() -> BinaryIO:
     if sys.stdout.isatty():
         raise UserError("--output_path - writes a video to standard output: lead it into a file or a player")
     return sys.stdout.buffer
+
+
+def choose_encoder(wanted: str, width: int, height: int) -> str:
+    """The H.264 encoder of a video of this size: `wanted`, or for "auto" the GPU's where it opens, else libx264.
+
+    FFmpeg lists h264_nvenc wherever it was built with it: only opening it shows whether there is a GPU that has it.
+    Raises UserError where h264_nvenc is asked for and does not open.
+    """
+    if wanted == "libx264":
+        return wanted
+    try:
+        context = av.CodecContext.create(NVENC, "w")
+        context.width, context.height, context.pix_fmt = width, height, "yuv420p"
+        context.time_base = Fraction(1, 30)
+        context.open()
+    except (av.FFmpegError, ValueError, OSError) as problem:  # ValueError: this FFmpeg does not know it
+        if wanted == NVENC:
+            raise UserError(
+                f"--encoder {NVENC} does not open here ({problem}): it needs an NVIDIA GPU with a video encoder, which "
+                "A100 and H100 do not have; leave it out to encode on the CPU"
+            ) from None
+        return "libx264"
+    return NVENC
+
+
+def _options(encoder: str, crf: int, preset: str, *, streamed: bool) -> dict[str, str]:
+    if encoder == NVENC:
+        options = {"rc": "vbr", "cq": str(crf + 1), "b": "0", "preset": "p5"}
+        return options | ({"tune": "ull", "zerolatency": "1", "delay": "0", "bf": "0"} if streamed else {"tune": "hq"})
+    return {"crf": str(crf), "preset": preset} | ({"tune": "zerolatency"} if streamed else {})
 
 
 class VideoWriter:
@@ -56,17 +87,20 @@ class VideoWriter:
         frames: int,
         crf: int = 18,
         preset: str = "medium",
+        encoder: str = "libx264",
     ) -> None:
-        """`frames`: how many will be written; the sound ends with the last one. `crf`, `preset`: x264's own scale."""
+        """`frames`: how many will be written; the sound ends with the last one. `crf`, `preset`: x264's own scale;
+        `encoder`: what `choose_encoder` gave, with quality near that where it is not x264."""
         self._stream = target if hasattr(target, "write") else None
         self._path = None if self._stream else Path(target)
         self._size = (width, height)
         self._rate = Fraction(fps).limit_denominator(100_000)
         self._audio_path = Path(audio_path)
         self._frames = frames
-        self._options = {"crf": str(crf), "preset": preset}
+        self._encoder = encoder
+        self._options = _options(encoder, crf, preset, streamed=self._stream is not None)
         if self._stream:
-            self._options |= {"tune": "zerolatency", "g": str(max(1, round(self._rate / 2)))}
+            self._options["g"] = str(max(1, round(self._rate / 2)))
         self._written = 0
         self._reformatter = VideoReformatter()
         self._stack = ExitStack()
@@ -116,7 +150,7 @@ class VideoWriter:
             self._sound.finish()
 
     def _add_video(self) -> av.VideoStream:
-        stream = self._output.add_stream("libx264", rate=self._rate, options=self._options)
+        stream = self._output.add_stream(self._encoder, rate=self._rate, options=self._options)
         stream.width, stream.height = self._size
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context

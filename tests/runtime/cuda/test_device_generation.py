@@ -13,6 +13,7 @@ from media import write_wav  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from vexpress_trt.engines import selection  # noqa: E402
+from vexpress_trt.engines.errors import UserError  # noqa: E402
 from vexpress_trt.engines.gpu import Gpu, GpuStatus  # noqa: E402
 from vexpress_trt.engines.torch_cuda_engine import TorchDeviceEngine  # noqa: E402
 from vexpress_trt.runtime import GenerationRequest, generate  # noqa: E402
@@ -27,9 +28,9 @@ from vexpress_trt.runtime.tracks import save_track  # noqa: E402
     [
         {},
         {"guidance_interval": "0,0.5", "solver": "dpmpp_2m"},
-        {"window_batch": 2},
-        {"save_gpu_memory": True},
-        {"dump_tensors": Path("dump.npz")},
+        {"window_batch": 2, "gpu_memory": "8GB"},
+        {"save_gpu_memory": True, "num_inference_steps": 1},
+        {"dump_tensors": Path("dump.npz"), "num_inference_steps": 1},
     ],
     ids=lambda settings: ", ".join(settings) or "plain",
 )
@@ -49,11 +50,10 @@ def test_frames_are_those_of_the_cpus_loop(
         bundle=other_bundle,
         backend="torch",
         dtype="fp32",
-        num_inference_steps=3,
         fps=25.0,
         portrait_cache="off",
         threads=1,
-        **settings,
+        **{"num_inference_steps": 3, **settings},
     )
     expected = list(generate(request))
     devices = []
@@ -62,11 +62,13 @@ def test_frames_are_those_of_the_cpus_loop(
     monkeypatch.setattr(selection.EngineChoice, "gpu", 0)
     card = GpuStatus("13.0", (Gpu(0, "stand-in", 8 << 30, (9, 0)),), "")
     monkeypatch.setattr(generation_module, "gpu_status", lambda: card)
-    generation = generate(replace(request))
+    with pytest.raises(UserError, match="--gpu_memory: this clip needs about"):
+        generate(replace(request, gpu_memory="600MB"))
+    generation = generate(request)
     frames = list(generation)
     assert len(devices) == 1 + request.save_gpu_memory
     assert len(frames) == len(expected) == 20
     for frame, other in zip(frames, expected, strict=True):
         # Two windows a call: the CPU's loop has fewer in its last calls, for which libraries choose other algorithms.
         np.testing.assert_allclose(frame.image.astype(int), other.image.astype(int), atol=request.window_batch - 1)
-    assert generation.summary.denoiser_calls == generation.summary.windows * 3
+    assert generation.summary.denoiser_calls == generation.summary.windows * request.num_inference_steps
