@@ -11,6 +11,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -105,7 +106,7 @@ def _load_npy(path: Path) -> Track:
     try:
         # Mapping checks the header's shape against the file's size before any memory is taken.
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError, OverflowError, SyntaxError) as problem:
+    except (ValueError, EOFError, OSError, OverflowError, SyntaxError, TokenError) as problem:
         if isinstance(problem, PermissionError):
             raise
         raise UserError(

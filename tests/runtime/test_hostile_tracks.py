@@ -196,3 +196,11 @@ def test_a_zip_without_a_pickle_and_an_encrypted_flag(tmp_path):
     data[central + 8] |= 1
     path.write_bytes(data)
     assert "damaged" in refusal(path)
+
+
+def test_npy_whose_header_breaks_the_parser(tmp_path):
+    path = tmp_path / "kps.npy"
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (((\n"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    with pytest.raises(UserError, match="damaged"):
+        load_track(path)

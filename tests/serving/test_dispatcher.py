@@ -1,0 +1,266 @@
+"""The dispatcher with workers that are played: what it does when readers, workers or the clock misbehave."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from vexpress_trt.serving import dispatcher as dispatching
+from vexpress_trt.serving import protocol
+from vexpress_trt.serving.dispatcher import Dispatcher
+from vexpress_trt.serving.errors import Refusal
+from vexpress_trt.serving.job import Job, Limits
+from vexpress_trt.serving.worker_process import Unusable, WorkerDied
+
+DEFAULTS = Limits()
+
+
+class PlayedWorker:
+    """Answers jobs with `frames` frames, each when `go` is set; forgets to stop when it is `stubborn`."""
+
+    def __init__(self, *, frames: int = 1, stubborn: bool = False, memory: int = 1 << 20) -> None:
+        self.go = threading.Event()
+        self.jobs: list[dict] = []
+        self.closed = self.cancelled = False
+        self._frames, self._stubborn, self._memory = frames, stubborn, memory
+        self._next = 0
+
+    def memory(self) -> int:
+        return self._memory
+
+    def start(self, job: dict) -> None:
+        self.jobs.append(job)
+        self._next, self.cancelled = 0, False
+
+    def receive(self, poll: Callable[[], None], every: float) -> tuple[dict[str, Any], bytearray]:
+        while True:
+            poll()
+            if self.closed:
+                raise WorkerDied
+            if self.cancelled and not self._stubborn:
+                return {"kind": "cancelled"}, bytearray()
+            if self.go.wait(0.005):
+                break
+        self._next += 1
+        if self._next > self._frames:
+            return {"kind": "done", "summary": {}}, bytearray()
+        return {"kind": "frame", "index": self._next - 1}, bytearray(b"pixels")
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Counted:
+    """Metrics that are remembered."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[str] = []
+        self.restarts = self.passed = 0
+        self.waiting = self.running = 0
+
+    def queue(self, *, waiting: int, running: int) -> None:
+        self.waiting, self.running = waiting, running
+
+    def outcome(self, name: str) -> None:
+        self.outcomes.append(name)
+
+    def first_answer(self, seconds: float) -> None:
+        assert seconds >= 0
+
+    def frames(self, is_frame: bool) -> None:
+        self.passed += is_frame
+
+    def worker(self, number: int, memory: int) -> None:
+        pass
+
+    def restarted(self, number: int) -> None:
+        self.restarts += 1
+
+
+class Client:
+    """One request's answers; `gone` when its client has left."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.received: list[str] = []
+        self.refusal: Refusal | None = None
+        self.over = threading.Event()
+        self.gone = False
+
+    def send(self, header: dict[str, Any], payload: bytearray) -> None:
+        self.received.append(header["kind"])
+
+    def refuse(self, refusal: Refusal) -> None:
+        assert not self.over.is_set()
+        self.refusal = refusal
+        self.over.set()
+
+    def end(self) -> None:
+        assert not self.over.is_set()
+        self.over.set()
+
+    def cancelled(self) -> bool:
+        return self.gone
+
+    def ask(self, dispatcher: Dispatcher, limits: Limits = DEFAULTS) -> "Client":
+        dispatcher.submit(Job.of(b"portrait", b"audio", None, b"{}", self, limits))
+        return self
+
+    def wait(self) -> str:
+        """How it ended: the refusal's code, or "over"."""
+        assert self.over.wait(10)
+        return self.refusal.code if self.refusal else "over"
+
+
+@contextmanager
+def running(
+    *workers: PlayedWorker, limits: Limits = DEFAULTS, unread: Callable[[], int] = lambda: 0
+) -> Iterator[tuple[Dispatcher, Counted]]:
+    """A dispatcher whose slot has these workers, one after the other."""
+    metrics, rest = Counted(), list(workers)
+    dispatcher = Dispatcher([lambda: rest.pop(0)], limits, metrics, unread)
+    try:
+        yield dispatcher, metrics
+    finally:
+        dispatcher.close()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def test_a_job_gets_its_frames_and_its_end() -> None:
+    worker = PlayedWorker(frames=2)
+    worker.go.set()
+    with running(worker) as (dispatcher, metrics):
+        client = Client().ask(dispatcher)
+        assert client.wait() == "over"
+        assert client.received == ["frame", "frame", "done"]
+    assert (metrics.outcomes, metrics.passed) == (["ok"], 2)
+
+
+def test_as_many_jobs_wait_as_the_queue_is_long_and_one_for_each_free_worker() -> None:
+    worker = PlayedWorker()
+    with running(worker, limits=Limits(queue=2)) as (dispatcher, metrics):
+        first = Client().ask(dispatcher)
+        until(lambda: metrics.running == 1)
+        others = [Client().ask(dispatcher) for _ in range(2)]
+        with pytest.raises(Refusal, match="2 requests are waiting") as problem:
+            Client().ask(dispatcher)
+        assert problem.value.code == protocol.BUSY
+        worker.go.set()
+        assert [client.wait() for client in (first, *others)] == ["over"] * 3
+
+
+def test_jobs_that_wait_too_long_or_for_nobody_leave_the_queue() -> None:
+    with running(PlayedWorker(), limits=Limits(timeout=0.3)) as (dispatcher, metrics):
+        running_one, late, gone = (Client().ask(dispatcher, Limits()) for _ in range(3))
+        gone.gone = True
+        assert gone.wait() == "over"
+        assert late.wait() == running_one.wait() == protocol.TIMEOUT
+        until(lambda: metrics.running == metrics.waiting == 0)
+    assert sorted(metrics.outcomes) == ["cancelled", "timeout", "timeout"]
+
+
+def test_a_worker_that_stops_when_told_is_kept() -> None:
+    worker = PlayedWorker()
+    with running(worker) as (dispatcher, metrics):
+        client = Client().ask(dispatcher)
+        until(lambda: bool(worker.jobs))
+        client.gone = True
+        assert client.wait() == "over"
+        worker.go.set()
+        assert Client().ask(dispatcher).wait() == "over"
+    assert (metrics.outcomes, metrics.restarts, len(worker.jobs)) == (["cancelled", "ok"], 0, 2)
+
+
+def test_a_worker_that_does_not_stop_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatching, "CANCEL_GRACE", 0.1)
+    stubborn, second = PlayedWorker(stubborn=True), PlayedWorker()
+    second.go.set()
+    with running(stubborn, second) as (dispatcher, metrics):
+        client = Client().ask(dispatcher)
+        until(lambda: bool(stubborn.jobs))
+        client.gone = True
+        client.wait()
+        assert Client().ask(dispatcher).wait() == "over"
+    assert stubborn.closed and metrics.restarts == 1
+
+
+def test_a_worker_that_has_grown_too_large_is_replaced_between_jobs() -> None:
+    large, second = PlayedWorker(memory=200 << 20), PlayedWorker()
+    large.go.set()
+    second.go.set()
+    with running(large, second, limits=Limits(worker_memory=100)) as (dispatcher, metrics):
+        assert Client().ask(dispatcher).wait() == Client().ask(dispatcher).wait() == "over"
+    assert (large.closed, len(large.jobs), len(second.jobs), metrics.restarts) == (True, 1, 1, 1)
+
+
+def test_while_too_much_is_unread_nothing_is_taken_from_workers() -> None:
+    worker, unread = PlayedWorker(frames=3), [2 << 20]
+    worker.go.set()
+    with running(worker, limits=Limits(unread=1), unread=lambda: unread[0]) as (dispatcher, _):
+        client = Client().ask(dispatcher)
+        time.sleep(0.3)
+        assert client.received == []
+        unread[0] = 0
+        client.wait()
+        assert client.received == ["frame"] * 3 + ["done"]
+
+
+def test_a_reader_that_never_reads_is_dropped_when_its_time_is_over() -> None:
+    worker = PlayedWorker()
+    worker.go.set()
+    with running(worker, limits=Limits(unread=1, timeout=0.3), unread=lambda: 2 << 20) as (dispatcher, _):
+        assert Client().ask(dispatcher).wait() == protocol.TIMEOUT
+
+
+def test_draining_finishes_what_was_accepted_and_takes_nothing_new() -> None:
+    worker = PlayedWorker()
+    with running(worker) as (dispatcher, _):
+        clients = [Client().ask(dispatcher) for _ in range(3)]
+        drained = threading.Thread(target=dispatcher.drain)
+        drained.start()
+        until(lambda: _refuses(dispatcher))
+        assert drained.is_alive()
+        worker.go.set()
+        drained.join(10)
+        assert [client.wait() for client in clients] == ["over"] * 3
+
+
+def test_closing_refuses_what_waits_and_ends_workers() -> None:
+    worker = PlayedWorker()
+    with running(worker) as (dispatcher, _):
+        Client().ask(dispatcher)
+        until(lambda: bool(worker.jobs))
+        waiting = Client().ask(dispatcher)
+    assert waiting.wait() == protocol.BUSY
+    assert worker.closed
+
+
+def test_without_a_usable_worker_there_is_no_dispatcher() -> None:
+    first = PlayedWorker()
+
+    def unusable() -> PlayedWorker:
+        raise Unusable("there is no bundle")
+
+    with pytest.raises(Unusable, match="no bundle"):
+        Dispatcher([lambda: first, unusable], Limits(), Counted())
+    assert first.closed
+
+
+def _refuses(dispatcher: Dispatcher) -> bool:
+    try:
+        Client().ask(dispatcher)
+    except Refusal as problem:
+        assert "ending" in problem.sentence
+        return True
+    return False
