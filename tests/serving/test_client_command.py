@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ from media import write_wav
 pytest.importorskip("grpc", reason="needs the client extra")
 
 from fake_triton import FRAMES, error, fake_triton, frame, info, picture, summary
+from served import Served
 
 from vexpress_trt import cli
+from vexpress_trt.runtime import GenerationRequest, write_video
 from vexpress_trt.runtime.video_output import VideoWriter
 from vexpress_trt.serving import protocol
 
@@ -63,6 +66,18 @@ def test_a_failing_server_is_a_sentence_exit_2_and_no_file(
         assert cli.main([*flags, "--server", server.url, "--quiet"]) == 2
     assert capsys.readouterr().err == "vexpress: error: the server failed: the worker died.\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["face.png", "voice.wav"]
+
+
+def test_a_real_servers_file_is_that_of_a_local_run(
+    server: Served, short_clip: GenerationRequest, local: GenerationRequest, tmp_path: Path
+) -> None:
+    names = ("reference_image_path", "audio_path", "kps_path", "fps", "num_inference_steps", "guidance_scale",
+             "context_overlap")  # fmt: skip
+    flags = [word for name in names for word in (f"--{name}", str(getattr(short_clip, name)))]
+    remote = ["--output_path", str(tmp_path / "remote.mp4"), "--server", server.url, "--token", server.token]
+    assert cli.main(["generate", *flags, *remote, "--quiet"]) == 0
+    write_video(replace(local, output_path=tmp_path / "local.mp4"))
+    assert (tmp_path / "remote.mp4").read_bytes() == (tmp_path / "local.mp4").read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,9 @@ pytest.importorskip("grpc", reason="needs the client extra")
 import grpc
 from fake_triton import FRAMES, answer, error, fake_triton, frame, info, picture, summary, whole_clip
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+from served import Served
 
+from vexpress_trt.runtime import GenerationRequest, generate
 from vexpress_trt.runtime.tracks import save_track
 from vexpress_trt.serving import client_wire as wire
 
@@ -200,6 +202,26 @@ def test_no_leaks_and_no_invalid_accesses_under_valgrind(program: Path, flags: l
                      program, *flags, "--server", server.url, "--quiet")  # fmt: skip
     assert done.returncode == (0 if script is whole_clip else 2), done.stderr
     assert "==" not in done.stderr
+
+
+def test_a_real_servers_frames_are_those_of_a_local_run(
+    program: Path, server: Served, short_clip: GenerationRequest, local: GenerationRequest, tmp_path: Path
+) -> None:
+    names = ("fps", "num_inference_steps", "guidance_scale", "context_overlap", "seed")
+    settings = json.dumps({name: getattr(short_clip, name) for name in names})
+    given = {
+        "server": server.url,
+        "token": server.token,
+        "portrait": short_clip.reference_image_path,
+        "audio": short_clip.audio_path,
+        "kps": short_clip.kps_path,
+        "settings": settings,
+        "output": tmp_path / "out.rgb",
+    }
+    done = _call(program, *(word for name, value in given.items() for word in (f"--{name}", value)))
+    assert done.returncode == 0, done.stderr
+    expected = b"".join(frame.image.tobytes() for frame in generate(local))
+    assert (tmp_path / "out.rgb").read_bytes() == expected
 
 
 def test_both_clients_declare_the_same_messages(build_dir: Path, tmp_path: Path) -> None:
