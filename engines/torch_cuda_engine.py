@@ -22,13 +22,17 @@ class TorchDeviceEngine(TorchEngine, DeviceEngine):
     FP32 is computed in FP32: torch's use of TF32 for convolutions is switched off, for the whole process.
     """
 
-    def __init__(self, *given: Any, **named: Any) -> None:
-        """As `TorchEngine`."""
+    def __init__(self, *given: Any, gates_apart: bool = True, **named: Any) -> None:
+        """As `TorchEngine`; `gates_apart`: whether gated projections are computed as two products on a GPU."""
         super().__init__(*given, **named)
         self._outputs: dict[str, Any] = {}
         if self._device != "cpu":
             import torch
 
+            from vexpress_trt.engines.torch_gates import separate_gates
+
+            if gates_apart:
+                self._module = separate_gates(self._module)
             if self._dtype == torch.float32:
                 torch.backends.cuda.matmul.allow_tf32 = False
                 torch.backends.cudnn.allow_tf32 = False

@@ -129,10 +129,14 @@ def random_inputs(spec: GraphSpec, sizes: dict[str, int], *, device: str, seed: 
     return tensors
 
 
-def engine_on(device: str, spec: GraphSpec, module: nn.Module, precision: str) -> TorchDeviceEngine:
+def engine_on(
+    device: str, spec: GraphSpec, module: nn.Module, precision: str, *, gates_apart: bool = True
+) -> TorchDeviceEngine:
     """An engine of a network that is there already."""
     backend = "torch-cuda" if device == "cuda" else "torch"
-    return TorchDeviceEngine(None, spec, backend=backend, dtype=precision, module=module, threads=1)
+    return TorchDeviceEngine(
+        None, spec, backend=backend, dtype=precision, module=module, threads=1, gates_apart=gates_apart
+    )
 
 
 def arguments(spec: GraphSpec, tensors: dict[str, Tensor]) -> list[object]:

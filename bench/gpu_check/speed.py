@@ -71,6 +71,7 @@ def variants(
     with (
         Call(networks, sizes, device, precision, channels_last=True) as channels_last,
         Call(networks, sizes, device, precision) as tried,
+        Call(networks, sizes, device, precision, gates_apart=False) as whole,
     ):
         with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
             tried.captured()
@@ -78,6 +79,7 @@ def variants(
             "exact captured, again": exact.captured,
             "exact captured, channels-last": channels_last.captured,
             "exact captured, cudnn.benchmark": tried.captured,
+            "exact captured, gates in one product": whole.captured,
         }
         return in_turns(contenders, device, rounds=rounds)
 
@@ -100,13 +102,14 @@ class Call:
         *,
         change: Callable[[nn.Module], nn.Module] = lambda module: module,
         channels_last: bool = False,
+        gates_apart: bool = True,
     ) -> None:
         self._device = device
         if device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         spec = denoiser_spec(networks, guided=True, precision=precision)
         module = randomised(lambda: denoiser(networks, guided=True), device=device, dtype=TORCH[precision])
-        self._engine = engine_on(device, spec, change(module), precision)
+        self._engine = engine_on(device, spec, change(module), precision, gates_apart=gates_apart)
         if channels_last:
             module.to(memory_format=torch.channels_last)
         inputs = random_inputs(spec, sizes, device=device)

@@ -212,3 +212,17 @@ def test_on_buffers_it_gives_what_it_gives_on_arrays(name: str, by_name: dict[st
             np.testing.assert_array_equal(buffers[output], expected)
         with pytest.raises(ValueError, match=f"{name}: there is no input or output 'nothing'"):
             engine.bind_buffers(nothing=expected)
+
+
+def test_gates_computed_by_two_products_give_the_same_without_another_weight() -> None:
+    from vexpress_trt.engines.torch_gates import SeparateGates, separate_gates
+    from vexpress_trt.export.nets.blocks import FeedForward
+
+    torch.manual_seed(0)
+    whole = FeedForward(32).requires_grad_(False)
+    tokens, weight = torch.randn(2, 50, 32), whole.net[0].proj.weight
+    expected = whole(tokens)
+    apart = separate_gates(whole)
+    assert isinstance(apart.net[0], SeparateGates)
+    assert apart.net[0].gate.weight.untyped_storage().data_ptr() == weight.untyped_storage().data_ptr()
+    torch.testing.assert_close(apart(tokens), expected, rtol=1e-6, atol=1e-6)
