@@ -1,6 +1,5 @@
 """`vexpress export-triton`: a model repository for a fleet's own Triton, whole or absent."""
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -72,10 +71,10 @@ def _write_onnx_model(folder: Path, bundle: Bundle, graph: GraphSpec) -> None:
     version = folder / name / "1"
     version.mkdir(parents=True)
     (folder / name / "config.pbtxt").write_text(onnx_config(name, graph), encoding="utf-8")
-    _link(source, version / "model.onnx")
+    shutil.copyfile(source, version / "model.onnx")
     for file in graph.files:  # weights lie beside their graph
         if Path(file).parent == Path(graph.path).parent and file != graph.path:
-            _link(bundle.path(file), version / Path(file).name)
+            shutil.copyfile(bundle.path(file), version / Path(file).name)
 
 
 def _write_plan_model(folder: Path, bundle: Path, row: EngineRow) -> None:
@@ -84,13 +83,4 @@ def _write_plan_model(folder: Path, bundle: Path, row: EngineRow) -> None:
     (folder / name / "1").mkdir(parents=True)
     text = f'name: "{name}"\nplatform: "tensorrt_plan"\nmax_batch_size: 0\n'
     (folder / name / "config.pbtxt").write_text(text, encoding="utf-8")
-    _link(bundle / row.plan, folder / name / "1" / "model.plan")
-
-
-def _link(source: Path, target: Path) -> None:
-    """The same file under another name where the disk can, else a copy; bundles replace files and never change them."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
+    shutil.copyfile(bundle / row.plan, folder / name / "1" / "model.plan")
