@@ -5,6 +5,11 @@ Files are read and written by the actors under the paths that the driver knows: 
 
 import logging
 import os
+import re
+import signal
+import socket
+import threading
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
@@ -19,6 +24,7 @@ from vexpress_trt.serving.batch_pool import REPORT_SECONDS, UNWIND_SECONDS, Even
 from vexpress_trt.serving.batch_worker import Attempt, MakeRunner, attempt
 
 LOCAL = "local"  # the address that starts a cluster of this machine, for as long as the batch
+CONNECT_SECONDS = 10.0
 _REASON_LENGTH = 200
 
 
@@ -46,22 +52,27 @@ class RayPool:
         self._cpus = cpus_per_actor
         self._gpus = gpus
         self._actors: dict[int, Any] = {}
-        self._calls: dict[ray.ObjectRef, int] = {}  # attempts in progress
-        self._counts: dict[ray.ObjectRef, int] = {}  # questions for frames that are not answered yet
+        # Futures: waiting for them takes signals as usual, where Ray's own calls make an exit status 1 of any.
+        self._calls: dict[Future, int] = {}  # attempts in progress
+        self._counts: dict[Future, int] = {}  # questions for frames that are not answered yet
 
     def __enter__(self) -> Self:
-        quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
+            _check_reachable(self._address)
+            own = {}
             if self._address == LOCAL:
+                own = {"include_dashboard": False}
                 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a batch has nobody to report to
-                ray.init(LOCAL, include_dashboard=False, **quiet)
-            else:
-                ray.init(self._address, **quiet)
-        except (RayError, ConnectionError, ValueError, RuntimeError) as problem:
+            ray.init(self._address, log_to_driver=False, logging_level=logging.ERROR, **own)
+        except (RayError, OSError, ValueError, RuntimeError) as problem:
             raise UserError(
                 f"--ray {self._address}: no cluster answers ({_reason(problem)}); `--ray {LOCAL}` starts one"
             ) from problem
         try:
+            if threading.current_thread() is threading.main_thread():
+                for number, handler in handlers.items():  # Ray puts its own there, which aborts
+                    signal.signal(number, handler)
             self._share_out()
         except BaseException:
             ray.shutdown()
@@ -74,7 +85,7 @@ class RayPool:
         for actor in self._actors.values():
             ray.kill(actor)
         if self._calls:  # once these are answered, with an error, nobody writes any more
-            ray.wait(list(self._calls), num_returns=len(self._calls), timeout=UNWIND_SECONDS)
+            wait(self._calls, timeout=UNWIND_SECONDS)
         self._actors.clear()
         self._calls.clear()
         self._counts.clear()
@@ -85,36 +96,36 @@ class RayPool:
             self._actors[worker] = self._actor_class.remote(self._make_runner)
         # An actor sees no GPU but its own.
         mine = replace(request, gpu_id=0, threads=request.threads or self._threads)
-        self._calls[self._actors[worker].run.remote(mine)] = worker
+        self._calls[self._actors[worker].run.remote(mine).future()] = worker
 
     def collect(self) -> list[Event]:
         asked = set(self._counts.values())
-        ready, _ = ray.wait([*self._calls, *self._counts], timeout=REPORT_SECONDS)
+        ready, _ = wait([*self._calls, *self._counts], timeout=REPORT_SECONDS, return_when=FIRST_COMPLETED)
         if not ready:
             for worker in set(self._calls.values()) - asked:
-                self._counts[self._actors[worker].frames.remote()] = worker
+                self._counts[self._actors[worker].frames.remote().future()] = worker
         events = []
         for answer in ready:
             if answer in self._calls:
                 worker = self._calls.pop(answer)
                 events.append(Event(worker, attempt=self._ending(worker, answer)))
-            else:
-                events += self._counted(self._counts.pop(answer), answer)
+            elif (worker := self._counts.pop(answer, None)) is not None:
+                events += self._counted(worker, answer)
         return events
 
-    def _ending(self, worker: int, answer: "ray.ObjectRef") -> Attempt:
+    def _ending(self, worker: int, answer: Future) -> Attempt:
         self._counts = {count: other for count, other in self._counts.items() if other != worker}
         try:
-            told: Attempt = ray.get(answer)
+            told: Attempt = answer.result()
         except RayError as problem:
             told = Attempt(cause=f"the actor died ({_reason(problem)})")
         if told.summary is None and not told.inputs_fault:
             ray.kill(self._actors.pop(worker))
         return told
 
-    def _counted(self, worker: int, answer: "ray.ObjectRef") -> list[Event]:
+    def _counted(self, worker: int, answer: Future) -> list[Event]:
         try:
-            return [Event(worker, frames=ray.get(answer))]
+            return [Event(worker, frames=answer.result())]
         except RayError:  # the attempt's own answer says what happened
             return []
 
@@ -162,6 +173,13 @@ class _Actor:
 
     def _count(self, frames: int) -> None:
         self._frames = frames
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself would try for minutes. Raises OSError where nothing listens at HOST:PORT."""
+    match = re.fullmatch(r"(?:ray://)?\[?([^/]+?)\]?:(\d+)", address)
+    if match:
+        socket.create_connection((match[1], int(match[2])), timeout=CONNECT_SECONDS).close()
 
 
 def _reason(problem: Exception) -> str:

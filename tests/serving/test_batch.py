@@ -288,9 +288,10 @@ def test_a_cluster_loses_an_actor_and_no_job(folder: Folder, monkeypatch: pytest
     assert frames[-1] == 5 * FRAMES
 
 
-def test_a_cluster_that_does_not_answer_is_named() -> None:
+@pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:99999999"])
+def test_a_cluster_that_does_not_answer_is_refused_at_once(address: str) -> None:
     pytest.importorskip("ray", reason="Ray is not installed (the ray extra)")
     from vexpress_trt.serving.batch_ray import RayPool
 
-    with pytest.raises(UserError, match="--ray nonsense: no cluster answers"), RayPool("nonsense", scripted):
+    with pytest.raises(UserError, match=f"--ray {address}: no cluster answers"), RayPool(address, scripted):
         pass
