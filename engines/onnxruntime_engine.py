@@ -2,6 +2,7 @@
 
 import functools
 import logging
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from vexpress_trt.engines.manifest import GraphSpec
 from vexpress_trt.engines.onnx_files import load_structure
 
 log = logging.getLogger("vexpress")
+_CPU = "CPUExecutionProvider"
 
 
 class OnnxRuntimeEngine(Engine):
@@ -37,7 +39,7 @@ class OnnxRuntimeEngine(Engine):
         self.backend = backend
         self._run_options = onnxruntime.RunOptions()
         _check_precision(bundle, spec, dtype)
-        self._session = _session(bundle, spec, threads or usable_cores())
+        self._session = open_session(bundle, spec, threads or usable_cores())
         self._binding = self._session.io_binding()
         self._buffers: dict[str, np.ndarray] = {}
 
@@ -82,13 +84,18 @@ def _check_precision(bundle: Bundle, spec: GraphSpec, dtype: str | None) -> None
         raise UserError(
             f"onnxruntime cannot run {spec.name} in bf16 on a CPU: choose fp32, or the openvino or torch backend"
         )
+    require_own_precision(spec, dtype)
+    if spec.precision == "fp16":
+        _advise_fp32(str(bundle.root))
+
+
+def require_own_precision(spec: GraphSpec, dtype: str | None) -> None:
+    """Raise UserError for a type other than the graph's."""
     if dtype not in (None, spec.precision):
         raise UserError(
             f"onnxruntime computes in the graph's own precision, {spec.precision}, not in {dtype}: "
             "leave out the type, or choose the openvino or torch backend"
         )
-    if spec.precision == "fp16":
-        _advise_fp32(str(bundle.root))
 
 
 @functools.cache
@@ -96,15 +103,21 @@ def _advise_fp32(bundle: str) -> None:
     log.warning("%s: onnxruntime is slower in fp16 than in fp32 on a CPU; export fp32 as well", bundle)
 
 
-def _session(bundle: Bundle, spec: GraphSpec, threads: int):
+def open_session(
+    bundle: Bundle, spec: GraphSpec, threads: int, *, provider: tuple[str, dict[str, str]] = (_CPU, {})
+) -> Any:
+    """An InferenceSession of a graph, as adapted to onnxruntime's kernels, on a provider with options.
+
+    Raises UserError when the graph does not load.
+    """
     import onnxruntime
 
     from vexpress_trt.engines.attention_rewrite import rewrite_attention
     from vexpress_trt.engines.group_norm_rewrite import rewrite_group_norm
 
     model = load_structure(bundle, spec)
-    # The kernel of MultiHeadAttention exists in float32 only.
-    rewrite_attention(model, compute_float32=spec.precision == "fp16")
+    # The CPU's kernel of MultiHeadAttention exists in float32 only.
+    rewrite_attention(model, compute_float32=spec.precision == "fp16" and provider[0] == _CPU)
     rewrite_group_norm(model)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -118,7 +131,7 @@ def _session(bundle: Bundle, spec: GraphSpec, threads: int):
     folder = str(bundle.path(spec.path).parent.resolve())
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     try:
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[provider])
     except Exception as problem:
         raise out_of_memory(problem, spec.name) or UserError(
             f"onnxruntime {onnxruntime.__version__} cannot load {bundle.path(spec.path)} "

@@ -29,7 +29,7 @@ class TorchDeviceEngine(TorchEngine, DeviceEngine):
         if self._device != "cpu":
             import torch
 
-            from vexpress_trt.engines.torch_gates import separate_gates
+            from vexpress_trt.export.nets.gates import separate_gates
 
             if gates_apart:
                 self._module = separate_gates(self._module)

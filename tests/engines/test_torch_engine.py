@@ -215,7 +215,7 @@ def test_on_buffers_it_gives_what_it_gives_on_arrays(name: str, by_name: dict[st
 
 
 def test_gates_computed_by_two_products_give_the_same_without_another_weight() -> None:
-    from vexpress_trt.engines.torch_gates import SeparateGates, separate_gates
+    from vexpress_trt.export.nets.gates import SeparateGates, separate_gates
     from vexpress_trt.export.nets.blocks import FeedForward
 
     torch.manual_seed(0)

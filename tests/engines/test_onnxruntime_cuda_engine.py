@@ -1,0 +1,156 @@
+"""onnxruntime under the device's loop; here its CPU provider stands for the GPU, on NumPy buffers."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnxruntime")
+
+import onnxruntime
+
+from vexpress_trt.engines import onnxruntime_cuda_engine as module
+from vexpress_trt.engines.bundle import Bundle
+from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.gpu import gpu_status
+from vexpress_trt.engines.onnxruntime_cuda_engine import CPU, CUDA, OnnxRuntimeDeviceEngine
+
+
+def load(bundle: Bundle, precision: str = "fp32", provider: str = CPU, **settings) -> OnnxRuntimeDeviceEngine:
+    return OnnxRuntimeDeviceEngine(bundle, bundle.graph("vae_decoder", precision), provider=provider, **settings)
+
+
+def test_it_runs_on_buffers_in_place(bundle: Bundle, example: Callable) -> None:
+    case = example()
+    buffers = {**case.inputs, "image": np.full_like(case.image, np.nan)}
+    with load(bundle) as engine:
+        engine.bind_buffers(**buffers)
+        engine.enqueue(1)
+        np.testing.assert_allclose(buffers["image"], case.image, atol=2e-6)
+        buffers["feature"] += 1
+        engine.enqueue(1)
+        np.testing.assert_allclose(buffers["image"], case.image + 1, atol=2e-6)
+
+
+def test_an_input_given_as_an_array_stays_while_others_are_buffers(bundle: Bundle, example: Callable) -> None:
+    case = example()
+    image = np.full_like(case.image, np.nan)
+    with load(bundle) as engine:
+        engine.bind(feature=case.inputs["feature"])
+        engine.bind_buffers(latents=case.inputs["latents"], image=image)
+        engine.enqueue(1)
+        np.testing.assert_allclose(image, case.image, atol=2e-6)
+        engine.bind(feature=case.inputs["feature"] + 1)
+        engine.enqueue(1)
+        np.testing.assert_allclose(image, case.image + 1, atol=2e-6)
+
+
+def test_arrays_alone_give_arrays(bundle: Bundle, example: Callable) -> None:
+    with load(bundle) as engine:
+        for case in (example(), example(count=1, height=4)):
+            np.testing.assert_allclose(engine.run(**case.inputs)["image"], case.image, atol=2e-6)
+
+
+def test_the_session_belongs_to_the_stream_it_enqueues_on(
+    bundle: Bundle, example: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    original = module.open_session
+    monkeypatch.setattr(module, "open_session", lambda *given, **named: opened.append(1) or original(*given, **named))
+    case = example()
+    with load(bundle) as engine:
+        engine.bind_buffers(**case.inputs, image=np.empty_like(case.image))
+        for stream, sessions in ((1, 1), (1, 1), (2, 2)):
+            engine.enqueue(stream)
+            assert len(opened) == sessions
+
+
+def test_the_gpus_session_gets_gpu_and_stream(
+    bundle: Bundle, example: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def refuse(bundle: Bundle, spec: object, threads: int, *, provider: tuple) -> None:
+        asked.append(provider)
+        raise UserError("not here")
+
+    monkeypatch.setattr(module, "open_session", refuse)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    with load(bundle, provider=CUDA, backend="onnxruntime-cuda:1") as engine, pytest.raises(UserError):
+        engine.enqueue(4711)
+    ((name, options),) = asked
+    assert name == CUDA
+    assert (options["device_id"], options["user_compute_stream"]) == ("1", "4711")
+
+
+def test_a_session_that_fell_back_to_the_cpu_is_refused(
+    bundle: Bundle, example: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """onnxruntime lists the provider and then goes on without it."""
+    original = module.open_session
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    monkeypatch.setattr(module, "open_session", lambda *given, provider: original(*given, provider=(CPU, {})))
+    with load(bundle, provider=CUDA) as engine, pytest.raises(UserError, match="would run vae_decoder on the CPU"):
+        engine.enqueue(1)
+
+
+@pytest.mark.skipif(CUDA in onnxruntime.get_available_providers(), reason="this onnxruntime has CUDA")
+def test_a_package_without_cuda_is_named(bundle: Bundle) -> None:
+    with pytest.raises(UserError, match="is built without CUDA: .*pip install onnxruntime-gpu"):
+        load(bundle, provider=CUDA)
+
+
+def test_what_is_not_bound_or_not_there_is_named(bundle: Bundle, example: Callable) -> None:
+    with load(bundle) as engine:
+        engine.bind_buffers(latents=example().inputs["latents"])
+        with pytest.raises(ValueError, match="vae_decoder: feature is not bound"):
+            engine.enqueue(1)
+        with pytest.raises(ValueError, match="there is no input or output 'nothing'"):
+            engine.bind_buffers(nothing=np.zeros(1))
+    with pytest.raises(UserError, match="computes in the graph's own precision, fp32, not in fp16"):
+        load(bundle, dtype="fp16")
+
+
+def test_after_a_clip_nothing_is_bound(bundle: Bundle, example: Callable) -> None:
+    case = example()
+    with load(bundle) as engine:
+        engine.bind_buffers(**case.inputs, image=np.empty_like(case.image))
+        engine.enqueue(1)
+        engine.renew()
+        with pytest.raises(ValueError, match="is not bound"):
+            engine.enqueue(1)
+        np.testing.assert_allclose(engine.run(**case.inputs)["image"], case.image, atol=2e-6)
+
+
+def test_it_says_that_it_does_not_capture(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
+    body = lambda: None  # noqa: E731
+    with load(bundle) as engine, caplog.at_level("WARNING", logger="vexpress"):
+        assert engine.capture(1, body) is body
+    assert "does not capture vae_decoder" in caplog.text
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(bool(gpu_status().reason), reason=gpu_status().reason or "there is a GPU")
+@pytest.mark.skipif(CUDA not in onnxruntime.get_available_providers(), reason="this onnxruntime has no CUDA")
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_on_a_gpu_it_gives_the_same(make_bundle: Callable, example: Callable, tmp_path: Path, precision: str) -> None:
+    from vexpress_trt.runtime.cuda.gpu import GpuDevice
+
+    case, device = example(precision), GpuDevice()
+    arrays = {**case.inputs, "image": np.zeros(case.image.shape, case.inputs["feature"].dtype)}
+    buffers = device.arena({name: (array.shape, array.dtype) for name, array in arrays.items()})
+    stream, pinned = device.stream(), {name: device.pinned(a.shape, a.dtype) for name, a in arrays.items()}
+    with load(make_bundle(tmp_path / "x", [precision]), precision, CUDA) as engine:
+        engine.bind_buffers(**buffers)
+        for name, array in case.inputs.items():
+            pinned[name][...] = array
+            device.upload(pinned[name], buffers[name], stream)
+        engine.enqueue(stream)
+        device.download(buffers["image"], pinned["image"], stream)
+        event = device.event()
+        device.record(event, stream)
+        while not device.happened(event):
+            pass
+        np.testing.assert_allclose(pinned["image"].astype(np.float32), case.image, atol=2e-2)
+    device.close()
