@@ -21,6 +21,7 @@ _PRECISIONS = {
     "onnxruntime": ("fp32", "fp16"),
     "torch": ("fp32", "bf16", "fp16"),
     "torch-cuda": ("fp32", "fp16", "bf16"),
+    "onnxruntime-cuda": ("fp16", "fp32"),
     "tensorrt": ("fp16", "bf16", "fp32"),
     "tensorrt-rtx": ("fp16", "bf16", "fp32"),
 }
@@ -28,9 +29,8 @@ _PRECISIONS = {
 _AUTO_ORDER = {"openvino": ("fp32", "bf16"), "onnxruntime": ("fp32", "fp16"), "torch": ("fp32", "bf16", "fp16")}
 _TORCH_CUDA = "pip install 'vexpress-trt[export,cuda]'"
 _PLANNED = ("tensorrt", "tensorrt-rtx")  # run what `vexpress build` has made; `auto` takes them first
-_GPU_BACKENDS = (*_PLANNED, "torch-cuda")
+_GPU_BACKENDS = (*_PLANNED, "torch-cuda", "onnxruntime-cuda")
 _NOT_RTX = ((9, 0), (10, 0), (10, 3))  # compute capabilities of data-centre GPUs
-_NOT_YET = "this version of vexpress has no engine for it"
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,11 @@ def choose_engines(
     elif device == "cpu" and backend.partition(":")[0] in _GPU_BACKENDS:
         raise UserError(f"--backend {backend} runs on a GPU, --device is cpu: use --backend torch for the CPU")
     name, reason = choose_backend(backend, dtype)
-    if name == "onnxruntime":
+    if name.partition(":")[0] in ("onnxruntime", "onnxruntime-cuda"):
         precision = choose_precision(name, bundle.precisions) if dtype == "auto" else dtype
         if precision == "bf16":
-            raise UserError("onnxruntime cannot run bf16 on a CPU: choose --dtype fp32, or --backend openvino")
+            place, other = ("a CPU", "openvino") if name == "onnxruntime" else ("its CUDA provider", "torch")
+            raise UserError(f"onnxruntime cannot run bf16 on {place}: choose --dtype fp32, or --backend {other}")
         return EngineChoice(name, reason, _present(bundle, precision), precision)
     precision = "fp32" if dtype == "fp32" else choose_precision(name, bundle.precisions)
     computed = dtype
@@ -145,11 +146,10 @@ def _cuda_backend(backend: str, gpu_id: int) -> str:
     if not 0 <= gpu_id < len(gpu.devices):
         last = len(gpu.devices) - 1
         raise UserError(f"--gpu_id {gpu_id}: there is no such GPU; choose {f'0 to {last}' if last else '0'}")
-    if backend not in ("auto", "torch", "torch-cuda"):
-        raise UserError(
-            f"--backend {backend} has no CUDA engine in this version: use --backend torch with --device cuda"
-        )
-    return f"torch-cuda:{gpu_id}" if gpu_id else "torch-cuda"
+    name = {"auto": "torch", "torch-cuda": "torch", "onnxruntime-cuda": "onnxruntime"}.get(backend, backend)
+    if name not in ("torch", "onnxruntime"):
+        raise UserError(f"--backend {backend} runs on CPUs: use --backend torch or onnxruntime with --device cuda")
+    return f"{name}-cuda:{gpu_id}" if gpu_id else f"{name}-cuda"
 
 
 def available_backends() -> list[BackendStatus]:
@@ -166,7 +166,7 @@ def available_backends() -> list[BackendStatus]:
             "tensorrt_rtx",
             "tensorrt_rtx_cu13_bindings",
         ),
-        _not_implemented("onnxruntime-cuda", gpus, "onnxruntime-gpu"),
+        _onnxruntime_cuda(gpus, gpu.reason),
         _torch_cuda(gpus, gpu.reason),
         _installed("openvino", processor, "pip install openvino", "openvino"),
         _installed("onnxruntime", processor, "pip install onnxruntime", "onnxruntime", "onnxruntime-gpu"),
@@ -218,6 +218,10 @@ def engine_class(backend: str) -> "type[Engine]":
         from vexpress_trt.engines.trt.engine import TensorRtEngine
 
         return TensorRtEngine
+    if backend.startswith("onnxruntime-cuda"):
+        from vexpress_trt.engines.onnxruntime_cuda_engine import OnnxRuntimeDeviceEngine
+
+        return OnnxRuntimeDeviceEngine
     if backend == "onnxruntime":
         from vexpress_trt.engines.onnxruntime_engine import OnnxRuntimeEngine
 
@@ -254,10 +258,6 @@ def _installed(name: str, devices: tuple[str, ...], hint: str, *packages: str) -
     return BackendStatus(name, present, version, devices, reason, "" if present else hint)
 
 
-def _not_implemented(name: str, devices: tuple[str, ...], *packages: str) -> BackendStatus:
-    return BackendStatus(name, False, package_version(*packages), devices, _NOT_YET, "")
-
-
 def _tensorrt(name: str, gpu: GpuStatus, hint: str, *packages: str) -> BackendStatus:
     version, devices = package_version(*packages), tuple(device.name for device in gpu.devices)
     reason, install = gpu.reason, ""
@@ -268,6 +268,19 @@ def _tensorrt(name: str, gpu: GpuStatus, hint: str, *packages: str) -> BackendSt
     elif not reason and package_version("cuda-bindings") is None:
         reason, install = "cuda-bindings is not installed", "pip install 'vexpress-trt[cuda]'"
     return BackendStatus(name, not reason, version, devices, reason, install)
+
+
+def _onnxruntime_cuda(devices: tuple[str, ...], missing: str) -> BackendStatus:
+    version, name = package_version("onnxruntime-gpu"), "onnxruntime-cuda"
+    if missing:
+        return BackendStatus(name, False, version, (), missing, "")
+    if version is None:
+        hint = "pip uninstall onnxruntime && pip install onnxruntime-gpu"
+        return BackendStatus(name, False, None, devices, "onnxruntime-gpu is not installed", hint)
+    if package_version("cuda-bindings") is None:
+        hint = "pip install 'vexpress-trt[cuda]'"
+        return BackendStatus(name, False, version, devices, "cuda-bindings is not installed", hint)
+    return BackendStatus(name, True, version, devices, "", "")
 
 
 def _torch_cuda(devices: tuple[str, ...], missing: str) -> BackendStatus:

@@ -183,7 +183,9 @@ def test_cuda_is_torch_on_the_gpu_that_was_asked_for(machine: Machine, gpu_id: i
     [
         (ALL, {"gpu_id": 2}, "--gpu_id 2: there is no such GPU; choose 0 to 1"),
         (ALL, {"gpu_id": -1}, "--gpu_id -1: there is no such GPU"),
-        (ALL, {"backend": "openvino"}, "--backend openvino has no CUDA engine in this version: use --backend torch"),
+        (ALL, {"backend": "openvino"}, "--backend openvino runs on CPUs: use --backend torch or onnxruntime"),
+        (ALL, {"backend": "onnxruntime"}, "onnxruntime-gpu is not installed; install it with `pip uninstall onnxruntime"),
+        ({"onnxruntime-gpu": "1.31"}, {"backend": "onnxruntime"}, "cuda-bindings is not installed"),
         ({"torch": "2.13.0+cpu"}, {}, "torch 2.13.0.cpu is built without CUDA; install it with `pip install .vexpress"),
         ({"torch": "2.13.0"}, {}, "cuda-bindings is not installed; install it with `pip install .vexpress"),
         ({}, {}, "torch is not installed; install it with `pip install .vexpress"),
@@ -193,6 +195,14 @@ def test_a_gpu_that_cannot_be_used_says_why(machine: Machine, packages: dict, wi
     machine.has(packages, gpu=TWO_GPUS)
     with pytest.raises(UserError, match=said):
         machine.choose("fp32", device="cuda", **wishes)
+
+
+def test_onnxruntime_on_a_gpu_computes_in_the_graphs_precision(machine: Machine) -> None:
+    machine.has(ALL | {"onnxruntime-gpu": "1.31"}, gpu=TWO_GPUS)
+    choice = machine.choose("fp32", "fp16", backend="onnxruntime", device="cuda", gpu_id=1)
+    assert (choice.backend, choice.precision, choice.dtype, choice.gpu) == ("onnxruntime-cuda:1", "fp16", "fp16", 1)
+    with pytest.raises(UserError, match="cannot run bf16 on its CUDA provider"):
+        machine.choose("fp32", "bf16", backend="onnxruntime", device="cuda", dtype="bf16")
 
 
 def test_a_gpu_backend_on_the_cpu_is_a_contradiction(machine: Machine) -> None:
@@ -244,6 +254,7 @@ def test_the_table_names_every_backend_once_with_a_reason_where_it_is_not_usable
         ("onnxruntime", "OnnxRuntimeEngine"),
         ("torch", "TorchEngine"),
         ("torch-cuda:1", "TorchDeviceEngine"),
+        ("onnxruntime-cuda:1", "OnnxRuntimeDeviceEngine"),
     ],
 )
 def test_every_backend_has_its_engine(backend: str, kind: str) -> None:
