@@ -18,6 +18,7 @@ from typing import Any
 from vexpress_trt.bench.command import add_commands as add_bench_commands
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.trt.command import add_commands as add_engine_commands
+from vexpress_trt.engines.verify_command import add_commands as add_verify_commands
 from vexpress_trt.export.hub_sources import PART_NAMES
 from vexpress_trt.runtime.presets import DEMO_PRESET, PRESETS
 from vexpress_trt.runtime.request import BACKENDS, GenerationRequest
@@ -120,17 +121,6 @@ def _export(args: argparse.Namespace) -> int:
         report=args.report,
     )
     return 0
-
-
-def _verify(args: argparse.Namespace) -> int:
-    from vexpress_trt.engines.verify import format_results, verify_bundle
-
-    results = verify_bundle(args.bundle, backend=args.backend, precision=args.precision, dtype=args.dtype)
-    if args.json:
-        print(json.dumps([result.as_dict() for result in results], indent=2))
-    else:
-        print(format_results(results))
-    return 0 if all(result.passed for result in results) else 1
 
 
 def _fetch(args: argparse.Namespace) -> int:
@@ -236,19 +226,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--report", type=Path, metavar="JSON", help="write time, peak memory and sizes here")
 
     add_engine_commands(lambda *about: _command(commands, *about))
+    add_verify_commands(lambda *about: _command(commands, *about), BACKENDS)
     add_serving_commands(lambda *about: _command(commands, *about), _add_request_flag)
     add_batch_commands(lambda *about: _command(commands, *about), _add_request_flag)
-
-    command = _command(
-        commands, "verify", _verify, "check a bundle's graphs on a backend against the exported networks"
-    )
-    command.add_argument("bundle", type=Path, metavar="BUNDLE")
-    command.add_argument("--backend", choices=BACKENDS, default="auto", help="what runs the graphs")
-    command.add_argument("--precision", choices=PRECISIONS, help="default: all in the bundle that the backend runs")
-    command.add_argument(
-        "--dtype", choices=PRECISIONS, help="what openvino and torch compute in (default: their choice)"
-    )
-    command.add_argument("--json", action="store_true", help="print the results as JSON")
 
     command = _command(
         commands, "fetch", _fetch, "download the official weights (needs the export extra and a network)"

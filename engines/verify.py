@@ -97,7 +97,9 @@ def verify_engine(bundle: Bundle, engine: Engine, *, dtype: str | None = None) -
     sizes, expected = read_vectors(bundle.path(vector_path(spec.name)))
     outputs = engine.run(**vector_inputs(spec, sizes))
     worst, snr, error = compare(expected, outputs)
-    return ParityResult(spec.name, spec.precision, engine.backend, worst, snr, error, _threshold(engine, dtype))
+    return ParityResult(
+        spec.name, spec.precision, engine.backend, worst, snr, error, threshold_of(spec, engine.backend, dtype)
+    )
 
 
 def format_results(results: Sequence[ParityResult]) -> str:
@@ -198,9 +200,9 @@ def _values(spec: GraphSpec, tensor: TensorSpec, shape: tuple[int, ...]) -> np.n
     return (raw.astype(np.float64) - 127.5) / 64
 
 
-def _threshold(engine: Engine, dtype: str | None) -> float:
-    """What the coarser of the graph's type and the arithmetic can reach."""
-    if dtype is None and engine.backend == "openvino" and cpu().bf16_unit:
+def threshold_of(spec: GraphSpec, backend: str, dtype: str | None) -> float:
+    """The dB that the coarser of the graph's type and the arithmetic reaches; `dtype` None is the backend's own."""
+    if dtype is None and backend == "openvino" and cpu().bf16_unit:
         dtype = "bf16"  # its choice on such processors
-    threshold = min(THRESHOLDS_DB[each] for each in (engine.spec.precision, dtype) if each in THRESHOLDS_DB)
-    return threshold if engine.backend in _CPU_BACKENDS else min(threshold, _TF32_DB)
+    threshold = min(THRESHOLDS_DB[each] for each in (spec.precision, dtype) if each in THRESHOLDS_DB)
+    return threshold if backend in _CPU_BACKENDS else min(threshold, _TF32_DB)

@@ -1,0 +1,112 @@
+"""A bundle's graph with tensors inside it as further outputs, so that engines give what they compute on the way."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vexpress_trt.engines.bundle import Bundle
+from vexpress_trt.engines.dims import is_dimension
+from vexpress_trt.engines.manifest import DType, GraphSpec, TensorSpec
+from vexpress_trt.engines.onnx_files import load_structure
+
+if TYPE_CHECKING:
+    import onnx
+
+UNKNOWN = "unknown"  # a symbol without a size: the shape of an output that only the run tells
+_FLOATS: dict[int, DType] = {1: "float32", 10: "float16", 16: "bfloat16"}  # TensorProto.DataType
+
+
+@dataclass(frozen=True)
+class Inner:
+    """A tensor that a node of a graph computes: floating point, `shape` symbolic, None where it is not recorded.
+
+    `sources` are the tensors that the node reads, weights and inputs of the graph among them; `inputs` the inputs of
+    the graph that it depends on.
+    """
+
+    name: str
+    dtype: DType
+    shape: tuple[int | str, ...] | None
+    node: str
+    operator: str
+    sources: tuple[str, ...]
+    inputs: frozenset[str]
+
+
+class Probe:
+    """One graph of a bundle, opened up."""
+
+    def __init__(self, bundle: Bundle, spec: GraphSpec) -> None:
+        """Raises UserError where the graph cannot be read."""
+        self._bundle, self._spec = bundle, spec
+        self._model = load_structure(bundle, spec)
+
+    @cached_property
+    def tensors(self) -> tuple[Inner, ...]:
+        """All floating-point tensors that nodes compute, the graph's outputs among them, in the order of the nodes."""
+        values = self._values()
+        inputs = {value.name: frozenset({value.name}) for value in self._model.graph.input}
+        found = []
+        for node in self._model.graph.node:
+            reads = frozenset().union(*(inputs.get(source, frozenset()) for source in node.input))
+            inputs |= dict.fromkeys(node.output, reads)
+            for name in node.output:
+                value = values.get(name)
+                if value is not None and value.type.tensor_type.elem_type in _FLOATS:
+                    dtype = _FLOATS[value.type.tensor_type.elem_type]
+                    sources = tuple(source for source in node.input if source)
+                    found.append(Inner(name, dtype, _shape(value), node.name, node.op_type, sources, reads))
+        return tuple(found)
+
+    def expose(self, names: Sequence[str], folder: Path) -> tuple[Bundle, GraphSpec]:
+        """A copy of the graph below an empty `folder` with these tensors as outputs too, as a bundle and
+        the graph's description; weights are linked where the file system can. The bundle serves this graph only."""
+        import onnx
+
+        own = {tensor.name for tensor in self._spec.outputs}
+        further = [tensor for tensor in self.tensors if tensor.name in names and tensor.name not in own]
+        model = onnx.ModelProto()
+        model.CopyFrom(self._model)
+        elements = {dtype: element for element, dtype in _FLOATS.items()}
+        for tensor in further:
+            value = model.graph.output.add(name=tensor.name)
+            value.type.tensor_type.elem_type = elements[tensor.dtype]
+        for file in self._spec.files:
+            target = folder / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if file == self._spec.path:
+                target.write_bytes(model.SerializeToString())
+            else:
+                _link(self._bundle.path(file), target)
+        outputs = tuple(TensorSpec(tensor.name, tensor.dtype, (UNKNOWN,)) for tensor in further)
+        spec = replace(self._spec, outputs=(*self._spec.outputs, *outputs))
+        return replace(self._bundle, root=folder), spec
+
+    def _values(self) -> "dict[str, onnx.ValueInfoProto]":
+        """What is known of every tensor's type; inferred where the exporter did not record it."""
+        import onnx
+
+        computed = {name for node in self._model.graph.node for name in node.output}
+        values = {value.name: value for value in (*self._model.graph.value_info, *self._model.graph.output)}
+        if not computed <= values.keys():
+            inferred = onnx.shape_inference.infer_shapes(self._model).graph
+            values = {value.name: value for value in (*inferred.value_info, *inferred.output)} | values
+        return values
+
+
+def _shape(value: "onnx.ValueInfoProto") -> tuple[int | str, ...] | None:
+    if not value.type.tensor_type.HasField("shape"):
+        return None
+    dims = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param for dim in value.type.tensor_type.shape.dim]
+    return tuple(dims) if all(map(is_dimension, dims)) else None
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # another file system
+        shutil.copyfile(source, target)
