@@ -215,8 +215,8 @@ def test_on_buffers_it_gives_what_it_gives_on_arrays(name: str, by_name: dict[st
 
 
 def test_gates_computed_by_two_products_give_the_same_without_another_weight() -> None:
-    from vexpress_trt.export.nets.gates import SeparateGates, separate_gates
     from vexpress_trt.export.nets.blocks import FeedForward
+    from vexpress_trt.export.nets.gates import SeparateGates, separate_gates
 
     torch.manual_seed(0)
     whole = FeedForward(32).requires_grad_(False)
