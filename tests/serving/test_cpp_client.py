@@ -1,5 +1,6 @@
 """The C++ client, built as its users build it: against a scripted server, under valgrind, and its wire format."""
 
+import dataclasses
 import json
 import shutil
 import signal
@@ -20,6 +21,9 @@ from fake_triton import FRAMES, answer, error, fake_triton, frame, info, picture
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from served import Served
 
+from vexpress_trt.engines.manifest import FileRecord, GraphSpec, Manifest, ModelConfig, SchedulerConfig, TensorSpec
+from vexpress_trt.engines.trt.bindings import Binding
+from vexpress_trt.engines.trt.key import EngineKey, Sidecar
 from vexpress_trt.runtime import GenerationRequest, generate
 from vexpress_trt.runtime.tracks import save_track
 from vexpress_trt.serving import client_wire as wire
@@ -286,6 +290,16 @@ def test_bindings_of_a_bundle_are_printed(build_dir: Path, golden_dir: Path, tmp
     assert any(line.startswith("  <- latents float") and "F" in line for line in lines)
     refused = _call(program, tmp_path)
     assert refused.returncode == 2 and "there is no manifest.json" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "record", [Manifest, ModelConfig, SchedulerConfig, GraphSpec, TensorSpec, FileRecord, Sidecar, EngineKey, Binding]
+)
+def test_the_page_for_cpp_hosts_describes_every_field(record: type) -> None:
+    page = (ROOT / "serving" / "cpp" / "MANIFEST.md").read_text()
+    for field in dataclasses.fields(record):
+        prefixes = ("", "key.") if record is EngineKey else ("",)
+        assert any(f"`{prefix}{field.name}`" in page or f'"{prefix}{field.name}"' in page for prefix in prefixes)
 
 
 def _fields(file: FileDescriptorProto) -> dict[str, dict[str, tuple]]:
