@@ -19,7 +19,9 @@ from vexpress_trt.engines.dtypes import numpy_dtype
 from vexpress_trt.engines.manifest import SchedulerConfig
 from vexpress_trt.engines.torch_cuda_engine import TorchDeviceEngine
 from vexpress_trt.export.nets.configs import NetworkConfigs
+from vexpress_trt.runtime.cuda.decoder import DeviceDecoder
 from vexpress_trt.runtime.cuda.device import Device
+from vexpress_trt.runtime.cuda.features import DeviceFeatures
 from vexpress_trt.runtime.cuda.gpu import GpuDevice
 from vexpress_trt.runtime.cuda.host_device import HostDevice
 from vexpress_trt.runtime.cuda.loop import DeviceLoop, FinalFrames
@@ -91,11 +93,11 @@ def fill(frame: int, tokens: np.ndarray, feature: np.ndarray) -> None:
     feature[...] = random.standard_normal((len(feature), 1, 1), np.float32)
 
 
-def start(frame: int, noise: np.ndarray, tokens: np.ndarray, features: np.ndarray) -> None:
-    """What frames from `frame` on start from."""
+def start(frame: int, noise: np.ndarray, tokens: np.ndarray, features: np.ndarray | None) -> None:
+    """What frames from `frame` on start from; features are left to the device where there is no place for them."""
     for row in range(len(noise)):
         noise[row] = frame_noise(3, frame + row, noise.shape[1:])
-        fill(frame + row, tokens[row], features[row])
+        fill(frame + row, tokens[row], np.empty((1, 1, 1), np.float32) if features is None else features[row])
 
 
 def host_loop(clip: Clip, denoisers: Denoisers, *, solver: str = "ddim") -> np.ndarray:
@@ -141,11 +143,15 @@ def device_loop(
     capture: bool = True,
     source: Callable = start,
     device: Device | None = None,
+    features: Callable[[Device], DeviceFeatures] | None = None,
+    decoder: Callable[[Device], DeviceDecoder] | None = None,
 ) -> Iterator[tuple[list[Call], FinalFrames]]:
-    """The loop on the GPU, or where the engines are on the CPU, on a device that stands for it."""
+    """The loop on the GPU, or where the engines are on the CPU, on a device that stands for it. `features` and
+    `decoder` make what computes features and decodes there."""
     on_cpu = denoisers.of_step(0).backend == "torch"
+    device = device or (HostDevice() if on_cpu else GpuDevice(torch.cuda.current_device()))
     with DeviceLoop(
-        device or (HostDevice() if on_cpu else GpuDevice(torch.cuda.current_device())),
+        device,
         denoisers.of_step,
         plan=clip.plan,
         scheduler=make_scheduler(SchedulerConfig(), clip.steps, solver),
@@ -154,6 +160,8 @@ def device_loop(
         live_windows=clip.live,
         window_batch=clip.window_batch,
         capture=capture,
+        features=features and features(device),
+        decoder=decoder and decoder(device),
     ) as loop:
         yield from loop.run(clip.calls(), source)
 

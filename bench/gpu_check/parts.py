@@ -18,11 +18,12 @@ from vexpress_trt.engines.files import atomic_path
 # {part: (module, seconds it may take, seconds with --quick)}
 PARTS: dict[str, tuple[str, float, float]] = {
     "kernels": ("kernels", 75, 60),
-    "loop": ("loops", 60, 45),
-    "golden": ("golden", 60, 45),
-    "waits": ("waits", 60, 45),
-    "speed": ("speed", 120, 60),
-    "clip": ("clip", 90, 60),
+    "loop": ("loops", 45, 45),
+    "golden": ("golden", 45, 45),
+    "waits": ("waits", 45, 45),
+    "generate": ("generate", 80, 60),
+    "speed": ("speed", 110, 60),
+    "clip": ("clip", 80, 60),
     "compiled": ("compiled", 240, 60),
 }
 ON_REQUEST = ("compiled",)

@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
+from vexpress_trt.bench.gpu_check.around import NO_DECODER, decoder_on, features_on
 from vexpress_trt.bench.gpu_check.jobs import Clip, Denoisers, device_loop
 from vexpress_trt.bench.gpu_check.networks import small_model
 from vexpress_trt.bench.gpu_check.parts import CheckFailed, Record, Setting
 from vexpress_trt.runtime.cuda import gpu, kernels
 from vexpress_trt.runtime.windows import WindowPlan
 
-WARM, COUNTED = 60, 200  # calls
+WARM, COUNTED = 90, 200  # calls; the first frames are decoded, and the decoder captured, after 55
 GROWTH_MIB = 8.0  # what the driver may take for itself between two looks
 
 
@@ -24,10 +25,15 @@ def check(setting: Setting, record: Record) -> None:
     on_cpu = setting.device == "cpu"
     clip = Clip(WindowPlan(4, 1, 2) if on_cpu else WindowPlan(8, 2, 90), steps=2 if on_cpu else 10, side=8)
     precision = "fp32" if on_cpu else "fp16"
-    denoisers = Denoisers(small_model(setting).networks(), clip, device=setting.device, precision=precision)
-    loop = device_loop(clip, denoisers)
+    model = small_model(setting)
+    denoisers = Denoisers(model.networks(), clip, device=setting.device, precision=precision)
+    decoder = decoder_on(model, clip, setting.device, precision)
+    if decoder is None:
+        record("skipped", NO_DECODER)
+    features = features_on(model, clip, setting.device, precision)
+    loop = device_loop(clip, denoisers, features=features, decoder=decoder)
     if on_cpu:
-        record("calls", sum(1 for _ in loop))
+        record("calls", sum(1 for calls, _ in loop if calls))
         return
     for _ in islice(loop, WARM):
         pass
@@ -55,7 +61,7 @@ def check(setting: Setting, record: Record) -> None:
 
 
 def counted(loop: Iterator[Any]) -> None:
-    """The calls that are looked at; torch raises where it would synchronise."""
+    """The calls that are looked at, features and images among them; torch raises where it would synchronise."""
     torch.cuda.set_sync_debug_mode("error")
     try:
         for _ in islice(loop, COUNTED):

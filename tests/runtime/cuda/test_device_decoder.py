@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from unsteady_device import UnsteadyDevice
 
+pytest.importorskip("av", reason="the stages of the CPU need media output")
+
 from vexpress_trt.engines.call_sizes import CHUNK
 from vexpress_trt.engines.device_engine import DeviceEngine
 from vexpress_trt.engines.engine import CancelledError

@@ -1,0 +1,164 @@
+"""Whole clips as a user makes them, by the model in the box: `generate --device cuda` against the CPU's frames."""
+
+import tempfile
+import wave
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import numpy as np
+import torch
+
+from vexpress_trt.bench.gpu_check.parts import CheckFailed, Record, Setting
+from vexpress_trt.bench.gpu_check.waits import GROWTH_MIB, used_memory
+
+if TYPE_CHECKING:
+    from vexpress_trt.runtime.request import GenerationRequest
+
+NEEDED = ("av", "diffusers", "transformers")
+FLOOR_DB = {"fp32": 45.0, "fp16": 30.0}  # of all frames together, peak signal to noise
+SECONDS, SMALL_SECONDS, LONG_SECONDS = 2.4, 0.4, 60.0
+STEPS, SMALL_STEPS = 5, 1
+BUDGET = "4GB"
+
+
+def check(setting: Setting, record: Record) -> None:
+    """Raises CheckFailed where frames are missing or unlike the CPU's, or where memory grows with the clip."""
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        record("skipped", f"not installed: {', '.join(missing)}")
+        return
+    with tempfile.TemporaryDirectory(prefix="vexpress-check-") as folder:
+        _check(setting, record, Path(folder))
+
+
+def _check(setting: Setting, record: Record, folder: Path) -> None:
+    from vexpress_trt.runtime import write_video
+
+    on_cpu = setting.device == "cpu"
+    request = _request(folder, SMALL_SECONDS if on_cpu else SECONDS, steps=SMALL_STEPS if on_cpu else STEPS)
+    expected, about = _frames(replace(request, backend="onnxruntime", device="cpu", dtype="fp32"))
+    record("on the CPU", about)
+    wrong = []
+    with _gpu(setting):
+        there = replace(request, backend="torch", device="auto" if on_cpu else "cuda")
+        cases: dict[str, GenerationRequest] = {"fp32": replace(there, dtype="fp32")}
+        if not on_cpu:
+            cases["fp16"] = replace(there, dtype="fp16")
+        cases["fp32, --save_gpu_memory"] = replace(there, dtype="fp32", save_gpu_memory=True, gpu_memory=BUDGET)
+        for name, case in cases.items():
+            frames, about = _frames(case)
+            about["psnr_to_the_cpu_db"] = psnr(frames, expected)
+            record(name, about)
+            if about["psnr_to_the_cpu_db"] < FLOOR_DB[case.dtype]:
+                wrong.append(f"{name}: {about['psnr_to_the_cpu_db']:.1f} dB from the CPU's frames")
+        summary = write_video(replace(there, output_path=folder / "clip.mp4"))
+        record("video", {"encoder": summary.encoder, "frames": summary.frames, "seconds": summary.total_seconds})
+        if not on_cpu:
+            growth = _growth(replace(there, dtype="fp16"), folder, record)
+            if growth > GROWTH_MIB:
+                wrong.append(f"GPU memory grows by {growth:.0f} MiB over {LONG_SECONDS:.0f} s")
+    if wrong:
+        raise CheckFailed("; ".join(wrong))
+
+
+def psnr(one: np.ndarray, other: np.ndarray) -> float:
+    """Peak signal to noise in dB of uint8 frames; 0 where they are not of one shape, 99 where they are the same."""
+    if one.shape != other.shape:
+        return 0.0
+    error = float(np.square(one.astype(np.float64) - other).mean())
+    return 10 * float(np.log10(255**2 / error)) if error else 99.0
+
+
+def _frames(request: "GenerationRequest") -> tuple[np.ndarray, dict[str, Any]]:
+    """All frames, and what the summary says of speed."""
+    from vexpress_trt.runtime import generate
+
+    generation = generate(request)
+    frames = np.stack([frame.image for frame in generation])
+    summary = generation.summary
+    about = {
+        "backend": summary.backend,
+        "frames": summary.frames,
+        "seconds": summary.total_seconds,
+        "seconds_to_first_frame": summary.time_to_first_frame,
+        "stages": {name: round(seconds, 2) for name, seconds in summary.stage_seconds.items()},
+    }
+    return frames, about
+
+
+def _growth(request: "GenerationRequest", folder: Path, record: Record) -> float:
+    """MiB by which the GPU's memory rises over a long clip, once its first two windows are through."""
+    from vexpress_trt.runtime import generate
+
+    generation = generate(replace(request, audio_path=_speech(folder / "long.wav", LONG_SECONDS)))
+    settled = most = 0
+    for frame in generation:
+        if frame.index == 48:
+            settled = most = used_memory()
+        elif frame.index > 48 and frame.index % 50 == 0:
+            most = max(most, used_memory())
+    summary = generation.summary
+    growth = (most - settled) / 2**20
+    record(
+        "a minute",
+        {
+            "frames": summary.frames,
+            "seconds": summary.total_seconds,
+            "frames_per_second": summary.frames_per_second,
+            "memory_growth_mib": growth,
+            "torch_peak_mib": torch.cuda.max_memory_allocated() / 2**20,
+            "memory_in_use_mib": most / 2**20,
+        },
+    )
+    return growth
+
+
+def _request(folder: Path, seconds: float, *, steps: int) -> "GenerationRequest":
+    from vexpress_trt.models.box.box import SETTINGS, shipped_bundle
+    from vexpress_trt.models.box.clip_request import clip_request
+    from vexpress_trt.models.box.held_out import DEMO, HeldOutClip
+
+    speech = _speech(folder / "speech.wav", seconds)
+    given = {"bundle": shipped_bundle(), "num_inference_steps": steps, **SETTINGS}
+    return clip_request(HeldOutClip(DEMO), folder, speech=speech, **given)
+
+
+def _speech(path: Path, seconds: float) -> Path:
+    """A WAV file of the demo's speech, over and over."""
+    from vexpress_trt.models.box.held_out import DEMO, HeldOutClip
+
+    samples = np.resize(HeldOutClip(DEMO).samples, round(16000 * seconds))
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16000)
+        file.writeframes((np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
+    return path
+
+
+@contextmanager
+def _gpu(setting: Setting) -> Iterator[None]:
+    """The GPU; to try the check itself, a device that stands for it."""
+    with ExitStack() as stack:
+        if setting.device == "cpu":
+            from vexpress_trt.engines import selection
+            from vexpress_trt.engines.gpu import Gpu, GpuStatus
+            from vexpress_trt.engines.torch_cuda_engine import TorchDeviceEngine
+            from vexpress_trt.runtime import generation
+            from vexpress_trt.runtime.cuda import denoise
+            from vexpress_trt.runtime.cuda.host_device import HostDevice
+
+            card = GpuStatus("13.0", (Gpu(0, "stand-in", 8 << 30, (9, 0)),), "")
+            for where, name, stand_in in (
+                (denoise, "GpuDevice", lambda _: HostDevice()),
+                (selection, "engine_class", lambda _: TorchDeviceEngine),
+                (selection.EngineChoice, "gpu", 0),
+                (generation, "gpu_status", lambda: card),
+            ):
+                stack.enter_context(mock.patch.object(where, name, stand_in))
+        yield
