@@ -1,4 +1,6 @@
 // vexpress_client: a clip from a server into a file, or onto standard output.
+#include <pthread.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -9,6 +11,7 @@
 #include <cstring>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "vexpress_client.h"
@@ -26,7 +29,7 @@ constexpr char kUsage[] =
     "  --tls               encrypted connection\n"
     "  --stats             print one line of JSON with latencies to standard error\n"
     "  --quiet             no other line there\n"
-    "Exit status: 0 done, 2 refused or failed with a sentence.\n";
+    "Exit status: 0 done, 2 refused or failed with a sentence, 130 and 143 interrupted; a file is there only after 0.\n";
 
 struct Arguments {
   std::string server = "localhost:8001", portrait, audio, kps, settings = "{}", output, format, token;
@@ -99,6 +102,11 @@ class Sink {
       fail("cannot write " + path_ + ": " + std::strerror(errno));
   }
 
+  // For an end without unwinding, from any thread.
+  void discard() const {
+    if (file_ != stdout) std::remove(temporary_.c_str());
+  }
+
   void finish() {
     if (file_ == stdout) return;
     const bool closed = std::fclose(file_) == 0;
@@ -112,6 +120,36 @@ class Sink {
  private:
   std::string path_, temporary_;
   std::FILE* file_ = nullptr;
+};
+
+// Ctrl-C and SIGTERM end the program at once, without a half-written file; the server sees the connection go.
+class Interrupts {
+ public:
+  explicit Interrupts(const Sink& sink) {
+    sigset_t signals;
+    sigemptyset(&signals);
+    for (const int number : {SIGINT, SIGTERM, kStop}) sigaddset(&signals, number);
+    pthread_sigmask(SIG_BLOCK, &signals, nullptr);  // also in the threads that gRPC starts from now on
+    thread_ = std::thread([&sink, signals] {
+      int number = 0;
+      sigwait(&signals, &number);
+      if (number == kStop) return;
+      sink.discard();
+      _exit(128 + number);
+    });
+  }
+
+  ~Interrupts() {
+    pthread_kill(thread_.native_handle(), kStop);
+    thread_.join();
+  }
+
+  Interrupts(const Interrupts&) = delete;
+  Interrupts& operator=(const Interrupts&) = delete;
+
+ private:
+  static constexpr int kStop = SIGUSR1;
+  std::thread thread_;
 };
 
 // From a frame's making to its receipt, where both sides share a clock.
@@ -146,6 +184,7 @@ void run(const Arguments& arguments) {
   const bool mp4 = arguments.format == "mp4";
   request.output = mp4 ? vexpress::Output::mp4 : vexpress::Output::frames;
   Sink sink(arguments.output);
+  const Interrupts interrupts(sink);
   Latencies latencies;
   vexpress::Generation clip = vexpress::Client(arguments.server, options).generate(request);
   const vexpress::ClipInfo& info = clip.info();

@@ -65,6 +65,13 @@ def _call(*words: Any) -> subprocess.CompletedProcess:
     return subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False, timeout=300)
 
 
+def _endless(inputs: dict[str, bytes]):
+    yield info(frames=10**6)
+    for index in range(10**6):
+        time.sleep(0.01)
+        yield frame(index)
+
+
 def _chunks(inputs: dict[str, bytes]):
     yield info()
     for index, piece in enumerate((b"ftyp", b"moof", b"mdat")):
@@ -180,19 +187,47 @@ def test_argument_errors(program: Path, flags: list[str], extra: list[str], word
     assert words in done.stderr
 
 
-def test_a_client_that_is_killed_stops_the_server(program: Path, flags: list[str]) -> None:
-    def endless(inputs):
-        yield info(frames=10**6)
-        for index in range(10**6):
-            time.sleep(0.01)
-            yield frame(index)
-
-    with fake_triton(endless) as server:
-        running = subprocess.Popen([str(program), *flags, "--server", server.url], stderr=subprocess.PIPE, text=True)
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_client_that_is_stopped_stops_the_server(
+    program: Path, flags: list[str], tmp_path: Path, stop: signal.Signals
+) -> None:
+    with fake_triton(_endless) as server:
+        running = subprocess.Popen([program, *flags, "--server", server.url], stderr=subprocess.PIPE, text=True)
         running.stderr.readline()
-        running.send_signal(signal.SIGKILL)
-        running.communicate()
+        running.send_signal(stop)
+        assert running.wait(5) == (-9 if stop == signal.SIGKILL else 128 + stop)
         assert server.gone.wait(5)
+    if stop != signal.SIGKILL:
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["face.png", "voice.wav"]
+
+
+def test_a_slow_reader_holds_the_server_back(program: Path, flags: list[str]) -> None:
+    large = frame(0, np.zeros((1024, 1024, 3), np.uint8))
+
+    def many(inputs):
+        yield info(frames=1000, width=1024, height=1024)
+        for index in range(1000):
+            large.infer_response.raw_output_contents[1] = index.to_bytes(8, "little")
+            yield large
+
+    with fake_triton(many) as server:
+        command = [program, *flags, "--output", "-", "--server", server.url, "--quiet"]
+        running = subprocess.Popen(command, stdout=subprocess.PIPE)
+        running.stdout.read(1 << 20)
+        time.sleep(1.0)
+        assert server.sent <= 16  # of 3 MiB each
+        running.kill()
+        running.communicate()
+
+
+def test_the_library_cancels_from_other_threads_and_lets_clips_go(build_dir: Path) -> None:
+    check = build_dir / "vexpress_client_check"
+    built = _call("cmake", "--build", build_dir.parents[1], "--target", check.name)
+    assert built.returncode == 0, built.stdout
+    valgrind = ("valgrind", "--quiet", "--error-exitcode=99") if shutil.which("valgrind") else ()
+    with fake_triton(_endless) as server:
+        done = _call(*valgrind, check, server.url)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ok\n", "")
 
 
 @pytest.mark.parametrize("script", [whole_clip, lambda inputs: iter([info(), frame(0), error("failed: died.")])],
