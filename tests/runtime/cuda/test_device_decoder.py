@@ -16,17 +16,22 @@ from vexpress_trt.engines.call_sizes import CHUNK
 from vexpress_trt.engines.device_engine import DeviceEngine
 from vexpress_trt.engines.engine import CancelledError
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.engines.manifest import TensorSpec
+from vexpress_trt.engines.manifest import SchedulerConfig, TensorSpec
 from vexpress_trt.runtime.cuda.decoder import DeviceDecoder
 from vexpress_trt.runtime.cuda.features import DeviceFeatures
 from vexpress_trt.runtime.cuda.host_device import HostDevice
+from vexpress_trt.runtime.cuda.loop import DeviceLoop
 from vexpress_trt.runtime.generation import quantised
 from vexpress_trt.runtime.median import filtered
+from vexpress_trt.runtime.noise import frame_noise
+from vexpress_trt.runtime.scheduler import make_scheduler
 from vexpress_trt.runtime.stages import KeypointFeatures, decode
 from vexpress_trt.runtime.summary import Stopwatch
+from vexpress_trt.runtime.windows import WindowPlan, batches, live_windows
 
 SHAPE = (4, 2, 3)
 SCALING = 0.18215
+CALL = ("B", 2, "F", 4, "h", "w")
 
 
 class Computing(DeviceEngine):
@@ -74,6 +79,36 @@ def decoder_on(device: HostDevice) -> Computing:
         device, "vae_decoder", TensorSpec("latents", "float32", ("N", 4, "h", "w")),
         TensorSpec("image", "float32", ("N", 3, "8*h", "8*w")), enlarged,
     )  # fmt: skip
+
+
+def pooled(rgb: np.ndarray) -> np.ndarray:
+    """[N, 2, h, w] of images [N, 3, 8h, 8w]."""
+    return rgb[:, :2, ::8, ::8] - rgb[:, 1:, 3::8, 3::8] * np.float32(0.3)
+
+
+def guider_on(device: HostDevice) -> Computing:
+    given = TensorSpec("rgb", "float32", ("N", 3, "8*h", "8*w"))
+    return Computing(device, "kps_guider", given, TensorSpec("feature", "float32", ("N", 2, "h", "w")), pooled)
+
+
+class Predicting(Computing):
+    """A denoiser that predicts from latents, tokens and features."""
+
+    def __init__(self, device: HostDevice) -> None:
+        super().__init__(device, "denoiser_guided", *([TensorSpec("prediction", "float32", CALL)] * 2), np.sin)
+        self.spec.inputs = (
+            TensorSpec("latents", "float32", ("B", "F", 4, "h", "w")),
+            TensorSpec("timestep", "float32", ("B",)),
+            TensorSpec("tokens", "float32", ("B", "F", 5, 3)),
+            TensorSpec("kps_feature", "float32", ("B", "F", 2, "h", "w")),
+        )
+
+    def _compute(self) -> None:
+        buffers = self._buffers
+        known = buffers["tokens"].mean(axis=(2, 3)) + buffers["kps_feature"].mean(axis=(2, 3, 4))
+        mixed = buffers["latents"] + known[..., None, None, None]
+        for half in range(2):
+            buffers["prediction"][:, half] = np.sin(mixed * np.float32(1.7 - half))
 
 
 def latents_of(length: int, seed: int = 0) -> np.ndarray:
@@ -175,18 +210,11 @@ def test_key_point_features_are_the_cpus_bit_for_bit(count: int, kind: type, see
     height, width = 8 * SHAPE[1], 8 * SHAPE[2]
     points = (np.random.default_rng(count).uniform(-4, 30, (2 * count, 3, 2))).astype(kind)
 
-    def pooled(rgb: np.ndarray) -> np.ndarray:
-        return rgb[:, :2, ::8, ::8] - rgb[:, 1:, 3::8, 3::8] * np.float32(0.3)
-
-    def guider(device: HostDevice) -> Computing:
-        given = TensorSpec("rgb", "float32", ("N", 3, "8*h", "8*w"))
-        return Computing(device, "kps_guider", given, TensorSpec("feature", "float32", ("N", 2, "h", "w")), pooled)
-
     expected = np.empty((2 * count, 2, *SHAPE[1:]), np.float32)
-    KeypointFeatures(guider(HostDevice()), points, width, height, live_frames=1, budget=0).window(0, expected)
+    KeypointFeatures(guider_on(HostDevice()), points, width, height, live_frames=1, budget=0).window(0, expected)
 
     device = HostDevice() if seed is None else UnsteadyDevice(seed)
-    features = DeviceFeatures(device, guider(device), points, shape=SHAPE, rows=2 * count)
+    features = DeviceFeatures(device, guider_on(device), points, shape=SHAPE, rows=2 * count)
     ring = device.arena({"ring": (expected.shape, np.dtype(np.float32))})["ring"]
     stream = device.stream()
     for window in range(2):
@@ -197,3 +225,50 @@ def test_key_point_features_are_the_cpus_bit_for_bit(count: int, kind: type, see
     device.close()
     np.testing.assert_array_equal(ring, expected)
     assert CHUNK < 20, "more than one call of the guider is needed for this test to say anything"
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    seed=st.one_of(st.none(), st.integers(0, 2**32)),
+    length=st.integers(7, 18),
+    steps=st.integers(1, 3),
+    room=st.sampled_from([3, 8, 14]),
+)
+def test_behind_the_loop_on_a_device_they_give_what_the_cpu_gives(
+    seed: int | None, length: int, steps: int, room: int
+) -> None:
+    """Features, loop and decoder joined by events: the decoder's copies must come before the loop reuses its slots."""
+    plan = WindowPlan.covering(length, 6, 2)
+    points = np.random.default_rng(length).uniform(0, 24, (plan.frames, 3, 2))
+    scheduler = make_scheduler(SchedulerConfig(), steps)
+
+    def start(first: int, noise: np.ndarray, tokens: np.ndarray, features: np.ndarray | None) -> None:
+        for row, latent in enumerate(noise):
+            latent[...] = frame_noise(7, first + row, SHAPE)
+            tokens[row] = np.sin(first + row)
+        if features is not None:
+            KeypointFeatures(guider_on(HostDevice()), points, 24, 16, live_frames=1, budget=0).window(first, features)
+
+    def latents_and_images(device: HostDevice, there: bool) -> list[tuple[int, np.ndarray]]:
+        denoiser = Predicting(device)
+        features = decoder = None
+        if there:
+            features = DeviceFeatures(device, guider_on(device), points, shape=SHAPE, rows=2 * plan.window)
+            decoder = DeviceDecoder(
+                device, decoder_on(device), length=length, shape=SHAPE, scaling=SCALING, room=room
+            )  # fmt: skip
+        with DeviceLoop(
+            device, lambda step: denoiser, plan=plan, scheduler=scheduler, shape=SHAPE, guidance_scale=2.0,
+            live_windows=live_windows(plan, steps), features=features, decoder=decoder,
+        ) as loop:  # fmt: skip
+            return [frame for _, frames in loop.run(batches(plan, steps, 1), start) for frame in frames]
+
+    latents = latents_and_images(HostDevice(), there=False)
+    expected = on_cpu(np.stack([latent for _, latent in latents[:length]]))
+    device = HostDevice() if seed is None else UnsteadyDevice(seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vexpress_trt.runtime.cuda.decoder._POLL_SECONDS", 0.0)
+        patch.setattr("vexpress_trt.runtime.cuda.loop._POLL_SECONDS", 0.0)
+        found = latents_and_images(device, there=True)
+    assert [index for index, _ in found] == list(range(length))
+    np.testing.assert_array_equal(np.stack([image for _, image in found]), expected)
