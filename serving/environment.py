@@ -63,18 +63,27 @@ def prepare(folder: Path, say: Callable[[str], None]) -> Environment:
         known = " or ".join(f"{major}.{minor}" for major, minor in PYTHONS)
         raise UserError(f"vexpress serve needs Linux and Python {known}: this is Python {sys.version.split()[0]}.")
     folder = folder.absolute()
+    if _complete(folder):  # perhaps another user's, who made it for all
+        return Environment(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    wanted = json.dumps({"packages": PACKAGES, "python": sys.version, "base": sys.base_prefix})
-    marker = folder / _MARKER
     with FileLock(f"{folder}.lock"):
-        if not marker.is_file() or marker.read_text(encoding="utf-8") != wanted:
+        if not _complete(folder):
             if folder.exists() and not (folder / "pyvenv.cfg").is_file() and any(folder.iterdir()):
                 raise UserError(f"--environment {folder}: the folder holds something else; name another.")
             say(f"setting up Triton once, in {folder}: {', '.join(PACKAGES)}; about 60 MB are downloaded")
             remove(folder)
             _make(folder)
-            marker.write_text(wanted, encoding="utf-8")
+            (folder / _MARKER).write_text(_wanted(), encoding="utf-8")
     return Environment(folder)
+
+
+def _wanted() -> str:
+    return json.dumps({"packages": PACKAGES, "python": sys.version, "base": sys.base_prefix})
+
+
+def _complete(folder: Path) -> bool:
+    marker = folder / _MARKER
+    return marker.is_file() and marker.read_text(encoding="utf-8") == _wanted()
 
 
 def _make(folder: Path) -> None:
