@@ -11,7 +11,7 @@ pytest.importorskip("av", reason="needs media input")
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.manifest import GraphSpec, SchedulerConfig, TensorSpec
 from vexpress_trt.engines.selection import EngineChoice
-from vexpress_trt.runtime.cuda.budget import GpuNeed, gpu_need, require_budget
+from vexpress_trt.runtime.cuda.budget import GpuNeed, gpu_need, limited, require_budget
 from vexpress_trt.runtime.request import GenerationRequest
 from vexpress_trt.runtime.scheduler import make_scheduler
 from vexpress_trt.runtime.windows import WindowPlan, live_windows
@@ -127,3 +127,18 @@ def test_anything_else_is_refused(text: str) -> None:
     request = GenerationRequest(Path("a.png"), Path("a.wav"), gpu_memory=text)
     with pytest.raises(UserError, match=f"--gpu_memory {text}: expected a size such as 8GB"):
         request.validate()
+
+
+def test_torch_is_kept_within_what_the_budget_leaves_beside_our_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    limits = []
+    monkeypatch.setattr("vexpress_trt.engines.torch_cuda_engine.limit_memory", lambda *given: limits.append(given))
+    usual = need()
+    with pytest.raises(KeyError), limited(CHOICE, 8 << 30, usual):
+        ((backend, size),) = limits
+        assert backend == "torch-cuda"
+        assert usual.weights + usual.activations < size < (8 << 30) - usual.buffers
+        raise KeyError
+    assert limits[1:] == [("torch-cuda", None)]
+    with limited(replace(CHOICE, backend="tensorrt"), 8 << 30, usual):
+        assert len(limits) == 2
