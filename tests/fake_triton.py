@@ -62,7 +62,9 @@ def fake_triton(script: Script) -> Iterator[FakeTriton]:
     )
     service, _, method = wire.STREAM_METHOD.strip("/").rpartition("/")
     server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.max_receive_message_length", -1)])
-    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, {method: handler})])
+    ready = grpc.unary_unary_rpc_method_handler(lambda request, context: b"\x08\x01")  # field 1 is true
+    handlers = {method: handler, "ServerReady": ready}
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, handlers)])
     fake.url = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
     try:

@@ -23,13 +23,13 @@ constexpr char kUsage[] =
     "  --server HOST:PORT  gRPC port of `vexpress serve` (default localhost:8001)\n"
     "  --kps TRACK         key-point track (.npy or .pth)\n"
     "  --settings JSON     the request's settings, for instance '{\"fps\": 25, \"preset\": \"fast\"}'\n"
-    "  --format rgb|mp4    raw 8-bit RGB frames, or an MP4 that the server encodes (default by the name of the output)\n"
+    "  --format rgb|mp4    raw 8-bit RGB frames, or an MP4 that the server encodes (default: mp4 for NAME.mp4)\n"
     "  --token TOKEN       the server's token (default: VEXPRESS_TOKEN, which other users of the machine cannot read)\n"
     "  --timeout SECONDS   that the whole clip may take (default: as long as the server allows)\n"
     "  --tls               encrypted connection\n"
     "  --stats             print one line of JSON with latencies to standard error\n"
     "  --quiet             no other line there\n"
-    "Exit status: 0 done, 2 refused or failed with a sentence, 130 and 143 interrupted; a file is there only after 0.\n";
+    "Exit status: 0 done, 2 refused or failed with a sentence, 130 and 143 interrupted.\n";
 
 struct Arguments {
   std::string server = "localhost:8001", portrait, audio, kps, settings = "{}", output, format, token;

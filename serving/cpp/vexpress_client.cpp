@@ -128,7 +128,9 @@ class Answer {
     return std::move(tensor.bytes);
   }
 
-  std::string piece(const std::string& name) { return bytes(name, {static_cast<int64_t>(get(name, "UINT8").bytes.size())}); }
+  std::string piece(const std::string& name) {
+    return bytes(name, {static_cast<int64_t>(get(name, "UINT8").bytes.size())});
+  }
 
  private:
   using Tensors = std::vector<std::pair<std::string, Tensor>>;
@@ -308,7 +310,8 @@ struct Generation::State {
   }
 
   void check_order(int64_t index) {
-    if (index != received) unlike("answer " + std::to_string(index) + " where " + std::to_string(received) + " was due");
+    if (index != received)
+      unlike("answer " + std::to_string(index) + " where " + std::to_string(received) + " was due");
     ++received;
   }
 };
@@ -358,7 +361,8 @@ struct Client::State {
 
 Client::Client(const std::string& address, ClientOptions options) : state_(std::make_unique<State>()) {
   if (address.empty() || address.find('/') != std::string::npos)
-    throw Error(ErrorCode::invalid, "'" + address + "' is not the address of a server: give HOST:PORT of its gRPC port");
+    throw Error(ErrorCode::invalid,
+                "'" + address + "' is not the address of a server: give HOST:PORT of its gRPC port");
   const size_t colon = address.find(':', address.find(']') == std::string::npos ? 0 : address.find(']'));
   state_->address = colon == std::string::npos ? address + ":8001" : address;
   state_->options = std::move(options);

@@ -23,6 +23,11 @@ vexpress::Request request() {
   return request;
 }
 
+void readiness(const vexpress::Client& client) {
+  expect(client.ready(), "a server that is there is ready");
+  expect(!vexpress::Client("127.0.0.1:1").ready(std::chrono::milliseconds(500)), "one that is not there is not");
+}
+
 void cancelled_from_another_thread(const vexpress::Client& client) {
   vexpress::Generation clip = client.generate(request());
   std::thread other([&clip] {
@@ -57,6 +62,7 @@ void a_clip_outlives_its_client(const std::string& address) {
 int main(int count, char** words) {
   expect(count == 2, "an address is given");
   const vexpress::Client client(words[1]);
+  readiness(client);
   cancelled_from_another_thread(client);
   two_clips_at_once_and_both_left_early(client);
   a_clip_outlives_its_client(words[1]);
