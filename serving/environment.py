@@ -1,7 +1,7 @@
 """Triton's own Python environment: the server binary of the nvidia-pytriton wheel, and NumPy below 2.
 
 The runtime is not installed there: with NumPy 2 this Triton answers with empty tensors, silently, and the workers run
-in the interpreter that runs `vexpress` anyway. So it needs two wheels, about 60 MB to download and 200 MB on disk.
+in the interpreter that runs `vexpress` anyway. So it needs two wheels, about 60 MB to download and 250 MB on disk.
 """
 
 import json
