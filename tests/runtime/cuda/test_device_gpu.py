@@ -9,7 +9,9 @@ import pytest
 from vexpress_trt.engines.device_engine import DeviceEngine
 from vexpress_trt.engines.gpu import gpu_status
 from vexpress_trt.engines.manifest import SchedulerConfig, TensorSpec
+from vexpress_trt.runtime.cuda.decoder import DeviceDecoder
 from vexpress_trt.runtime.cuda.device import Buffer, Device
+from vexpress_trt.runtime.cuda.features import DeviceFeatures
 from vexpress_trt.runtime.cuda.gpu import GpuDevice
 from vexpress_trt.runtime.cuda.host_device import HostDevice
 from vexpress_trt.runtime.cuda.loop import DeviceLoop
@@ -138,3 +140,95 @@ def latents_on(device: Device) -> np.ndarray:
 
 def test_the_loop_gives_the_bits_of_the_cpu() -> None:
     np.testing.assert_array_equal(latents_on(GpuDevice()), latents_on(HostDevice()))
+
+
+class Tiling(DeviceEngine):
+    """A graph whose output is rows of its input, copied by a kernel: the same bits on every device."""
+
+    cancelled = False
+
+    def __init__(
+        self, device: Device, name: str, given: TensorSpec, result: TensorSpec, row: int, taken: np.ndarray
+    ) -> None:
+        """`row`: values of float32 in a row; `taken`: for each of the output's rows, the number of the input's."""
+        self.spec = SimpleNamespace(name=name, inputs=(given,), outputs=(result,))
+        self._device, self._row, self._rows = device, row, len(taken)
+        int32 = np.dtype(np.int32)
+        self._tables = device.arena({"table": (taken.shape, int32), "zero": ((1,), int32)})
+        self._staged = device.pinned(taken.shape, int32)
+        self._staged[:] = taken
+        stream = device.stream()
+        device.upload(self._staged, self._tables["table"], stream)
+        settled(device, stream)
+
+    def bind_buffers(self, **buffers: Buffer) -> None:
+        self._buffers = buffers
+
+    def capture(self, stream: int, body: Callable[[], None]) -> Callable[[], None]:
+        return body
+
+    def enqueue(self, stream: int) -> None:
+        device = self._device
+        given, result = (self._buffers[tensor[0].name] for tensor in (self.spec.inputs, self.spec.outputs))
+        device.kernels.gather_rows(
+            *map(device.address, (given, self._tables["table"], self._tables["zero"], result)),
+            self._rows, 4 * self._row, stream,
+        )  # fmt: skip
+
+
+def frames_on(device: Device, *, from_host: bool) -> np.ndarray:
+    """25 decoded and filtered frames of 16x24 pixels, uint8 [25, 16, 24, 3]."""
+    shape, length = (4, 2, 3), 25
+    given = TensorSpec("latents", "float32", ("N", 4, "h", "w"))
+    engine = Tiling(
+        device, "vae_decoder", given, TensorSpec("image", "float32", ("N", 3, "8*h", "8*w")), 6, np.arange(192) % 4
+    )
+    latents = np.stack([frame_noise(5, frame, shape) for frame in range(length)]) * np.float32(0.1)
+    staged, place = device.pinned(latents.shape, latents.dtype), device.arena({"final": (shape, latents.dtype)})
+    staged[...] = latents
+    decoder = DeviceDecoder(device, engine, length=length, shape=shape, scaling=0.18215)
+    stream, frames = device.stream(), []
+    for index, latent in enumerate(latents):
+        if from_host:
+            decoder.take_from_host(index, latent)
+        else:
+            device.upload(staged[index], place["final"], stream)
+            decoder.take(index, place["final"], stream)
+        frames += decoder.finished()
+    for rest in decoder.rest():
+        frames += rest
+    assert [index for index, _ in frames] == list(range(length))
+    device.close()
+    return np.stack([image for _, image in frames])
+
+
+def features_on(device: Device) -> np.ndarray:
+    """The features of two windows of 11 frames, float32 [22, 2, 2, 3]."""
+    shape = (4, 2, 3)
+    given = TensorSpec("rgb", "float32", ("N", 3, "8*h", "8*w"))
+    guider = Tiling(
+        device, "kps_guider", given, TensorSpec("feature", "float32", ("N", 2, "h", "w")), 12, 96 * np.arange(8) + 16
+    )
+    points = np.random.default_rng(1).uniform(0, 24, (22, 3, 2))
+    features = DeviceFeatures(device, guider, points, shape=shape, rows=22)
+    ring = device.arena({"ring": ((22, 2, 2, 3), np.dtype(np.float32))})["ring"]
+    back, stream = device.pinned((22, 2, 2, 3), np.dtype(np.float32)), device.stream()
+    for window in range(2):
+        frames = range(11 * window, 11 * window + 11)
+        features.enqueue(frames, lambda frame: device.part(ring, 12 * frame, (1, 2, 2, 3)), stream)
+    device.download(ring, back, stream)
+    settled(device, stream)
+    found = back.copy()
+    device.close()
+    return found
+
+
+@pytest.mark.parametrize("from_host", [False, True])
+def test_decoded_frames_are_the_cpus_bit_for_bit(from_host: bool) -> None:
+    np.testing.assert_array_equal(
+        frames_on(GpuDevice(), from_host=from_host), frames_on(HostDevice(), from_host=from_host)
+    )
+
+
+def test_features_are_the_cpus_bit_for_bit() -> None:
+    np.testing.assert_array_equal(features_on(GpuDevice()), features_on(HostDevice()))
