@@ -31,4 +31,5 @@ class DeviceEngine(ABC):
     @abstractmethod
     def capture(self, stream: int, body: Callable[[], None]) -> Callable[[], None]:
         """Record what `body` enqueues on the stream, `enqueue` of this engine among it, without running it; returns
-        what enqueues it all again at once. Where the backend cannot, that is `body` itself; a warning says so."""
+        what enqueues it all again at once. For a backend that captures nothing that is `body` itself, and a warning
+        says so. Raises UserError where a capture fails."""
