@@ -10,6 +10,7 @@ Needs the `client` extra (gRPC). README.md describes the protocol.
 """
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -35,6 +36,7 @@ except ImportError as problem:
         f"a client of a server needs gRPC ({problem}): install it with `pip install 'vexpress-trt[client]'`."
     ) from None
 
+MAX_SIDE = 1 << 14  # pixels
 MAX_MESSAGE = 64 << 20  # bytes of one answer: a frame of the largest size has 12 MiB
 _DTYPES = {"UINT8": np.dtype("u1"), "INT64": np.dtype("<i8"), "FP64": np.dtype("<f8")}
 _REMEDIES = {
@@ -75,11 +77,13 @@ class Client:
     """
 
     def __init__(self, url: str, token: str | None = None, *, timeout: float | None = None) -> None:
-        """Raises UserError for a URL that is none."""
+        """Raises UserError for a URL or a token that cannot be one."""
         scheme, _, address = url.rpartition("://")
         host, _, port = address.rpartition(":") if ":" in address.rpartition("]")[2] else (address, "", "")
         if scheme not in ("", "grpc", "grpcs") or not host or "/" in address or not (port.isdigit() or not port):
             raise UserError(f"{url!r} is not the address of a server: give HOST:PORT of its gRPC port.")
+        if token and not (token.isascii() and token.isprintable()):
+            raise UserError("the token has characters that cannot travel in a header: use letters, digits and marks.")
         self.url = url
         self._timeout = timeout
         self._metadata = [(protocol.AUTHORIZATION, protocol.BEARER + token)] if token else []
@@ -185,7 +189,10 @@ class ClientGeneration:
             values = json.loads(self._next()[protocol.INFO])
             if values["version"] != protocol.VERSION:
                 raise self._unlike(f"version {values['version']} instead of {protocol.VERSION}")
-            return ClipInfo(*(int(values[name]) for name in ("frames", "width", "height")), float(values["fps"]))
+            info = ClipInfo(*(int(values[name]) for name in ("frames", "width", "height")), float(values["fps"]))
+            if min(info.frames, info.width, info.height) < 1 or max(info.width, info.height) > MAX_SIDE:
+                raise ValueError
+            return info
         except (KeyError, TypeError, ValueError):
             raise self._unlike("no description of the clip") from None
 
@@ -279,7 +286,7 @@ def tensors_of(response: Any) -> dict[str, Any]:
             tensors[output.name] = content[4:].decode("utf-8", "replace")
             continue
         dtype, shape = _DTYPES.get(output.datatype), tuple(output.shape)
-        if dtype is None or min(shape, default=0) < 0 or int(np.prod(shape)) * dtype.itemsize != len(content):
+        if dtype is None or min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(content):
             raise ValueError(f"{output.name} of {len(content)} bytes as {output.datatype} {list(shape)}")
         tensors[output.name] = np.frombuffer(content, dtype).reshape(shape)
     return tensors

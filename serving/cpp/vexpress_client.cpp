@@ -363,6 +363,9 @@ Client::Client(const std::string& address, ClientOptions options) : state_(std::
   if (address.empty() || address.find('/') != std::string::npos)
     throw Error(ErrorCode::invalid,
                 "'" + address + "' is not the address of a server: give HOST:PORT of its gRPC port");
+  for (const char character : options.token)
+    if (character < ' ' || character > '~')
+      throw Error(ErrorCode::invalid, "the token has characters that cannot travel in a header");
   const size_t colon = address.find(':', address.find(']') == std::string::npos ? 0 : address.find(']'));
   state_->address = colon == std::string::npos ? address + ":8001" : address;
   state_->options = std::move(options);

@@ -108,6 +108,7 @@ BROKEN = {
     "a frame of another size": ([info(), frame(0, picture(0, height=8))], "a frame of shape (8, 6, 3)"),
     "floats for pixels": ([info(), frame(0, np.zeros((4, 6, 3)))], "a frame of shape (4, 6, 3)"),
     "no description": ([frame(0)], "no description of the clip"),
+    "a clip of negative width": ([info(width=-6)], "no description of the clip"),
     "a description that is no JSON": ([answer(info="{")], "no description of the clip"),
     "another version": ([info(version=2)], "version 2 instead of 1"),
     "other tensors": ([info(), answer(smile=np.zeros(1))], "an answer of smile"),
@@ -181,6 +182,12 @@ def test_no_server_at_the_address(request_of: GenerationRequest) -> None:
 def test_an_address_that_is_none(url: str) -> None:
     with pytest.raises(UserError, match="is not the address of a server"):
         Client(url)
+
+
+@pytest.mark.parametrize("token", ["line\nline", "schlüssel"])
+def test_a_token_that_no_header_carries(token: str) -> None:
+    with pytest.raises(UserError, match="cannot travel in a header"):
+        Client("localhost", token)
 
 
 @pytest.mark.parametrize("url", ["localhost", "grpc://localhost:8001", "[::1]:8001", "[::1]", "grpcs://example.org"])

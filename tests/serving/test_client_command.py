@@ -1,8 +1,10 @@
 """`vexpress generate --server`: the same flags and the same file, made from a server's frames."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,6 +80,27 @@ def test_a_real_servers_file_is_that_of_a_local_run(
     assert cli.main(["generate", *flags, *remote, "--quiet"]) == 0
     write_video(replace(local, output_path=tmp_path / "local.mp4"))
     assert (tmp_path / "remote.mp4").read_bytes() == (tmp_path / "local.mp4").read_bytes()
+
+
+@pytest.mark.parametrize("begun", [True, False], ids=["between frames", "in the queue"])
+def test_an_interrupted_run_leaves_nothing_and_stops_the_server(flags: list[str], tmp_path: Path, begun: bool) -> None:
+    def stuck(inputs):
+        if begun:
+            yield info(**SIZE)
+            yield frame(0, picture(0, **SIZE))
+        time.sleep(3)
+
+    with fake_triton(stuck) as server:
+        command = [sys.executable, "-m", "vexpress_trt.cli", *flags, "--server", server.url]
+        running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        while not running.stderr.readline().startswith("frames" if begun else "server"):
+            pass
+        time.sleep(0.3)
+        running.send_signal(signal.SIGINT)
+        assert running.wait(3) == 130
+        assert server.gone.wait(5)
+        running.communicate()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["face.png", "voice.wav"]
 
 
 @pytest.mark.parametrize(

@@ -178,6 +178,7 @@ def test_no_server_at_the_address(program: Path, flags: list[str]) -> None:
         (["--settings", '{"output": "mp4"}'], "not given as a setting"),
         (["--audio", "none.wav"], "none.wav cannot be read"),
         (["--output", "/proc/none/out.rgb"], "cannot write"),
+        (["--token", "line\nline"], "cannot travel in a header"),
         (["--server", "http://localhost"], "is not the address of a server"),
     ],
 )
