@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 
 from vexpress_trt.engines.bundle import Bundle
-from vexpress_trt.engines.dims import evaluate
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.engines.intermediates import Inner, Probe
+from vexpress_trt.engines.intermediates import Probe, pieces
 from vexpress_trt.engines.manifest import GraphSpec
 from vexpress_trt.engines.selection import choose_backend, choose_precision, engine_class
 from vexpress_trt.engines.timestep_table import INPUT as TIMESTEP
@@ -28,7 +27,6 @@ from vexpress_trt.engines.verify import read_vectors, threshold_of, vector_input
 BACKENDS = ("onnxruntime", "openvino")
 CHUNK_BYTES = 512 << 20  # of tensors that one run gives
 _TABULATED = frozenset({TIMESTEP})  # tensors of the timestep alone: openvino has a table in their place
-_UNKNOWN_BYTES = 4 << 20  # what a tensor of unknown size is taken for
 
 
 @dataclass(frozen=True)
@@ -115,9 +113,7 @@ def format_divergences(results: Sequence[Divergence], one: Side, other: Side) ->
                 f"{result.tensor_snr_db:.1f} dB, what it reads {result.before_db:.1f} dB"
             )
         elif not result.agrees:
-            lines.append(
-                f"  none of its {result.tensors} tensors does when they are asked for: look at fused kernels"
-            )
+            lines.append(f"  none of its {result.tensors} tensors does when they are asked for: look at fused kernels")
     return "\n".join(lines)
 
 
@@ -167,7 +163,7 @@ def _bisect_graph(
     shared = {tensor.name for tensor in probes[1].tensors}
     both = [tensor for tensor in probes[0].tensors if tensor.name in shared and tensor.inputs != _TABULATED]
     known: dict[str, float] = {}
-    for chunk in _chunks(both, sizes, room):
+    for chunk in pieces(both, sizes, room):
         known |= measure([tensor.name for tensor in chunk])
         first = next((tensor for tensor in chunk if known[tensor.name] < needed), None)
         if first is not None:
@@ -177,22 +173,6 @@ def _bisect_graph(
                 round(known[first.name], 2), round(before, 2),
             )  # fmt: skip
     return Divergence(name, round(worst, 2), needed, len(known))
-
-
-def _chunks(tensors: Sequence[Inner], sizes: Mapping[str, int], room: int) -> Iterator[list[Inner]]:
-    """Neighbours that take up to `room` bytes together as FP32, at least one."""
-    chunk: list[Inner] = []
-    used = 0
-    for tensor in tensors:
-        dims = [evaluate(size, sizes) for size in tensor.shape or (None,)]
-        size = _UNKNOWN_BYTES if None in dims else 4 * math.prod(dims)
-        if chunk and used + size > room:
-            yield chunk
-            chunk, used = [], 0
-        chunk.append(tensor)
-        used += size
-    if chunk:
-        yield chunk
 
 
 def _run(

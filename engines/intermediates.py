@@ -1,15 +1,16 @@
 """A bundle's graph with tensors inside it as further outputs, so that engines give what they compute on the way."""
 
+import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vexpress_trt.engines.bundle import Bundle
-from vexpress_trt.engines.dims import is_dimension
+from vexpress_trt.engines.dims import evaluate, is_dimension
 from vexpress_trt.engines.manifest import DType, GraphSpec, TensorSpec
 from vexpress_trt.engines.onnx_files import load_structure
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import onnx
 
 UNKNOWN = "unknown"  # a symbol without a size: the shape of an output that only the run tells
+_UNKNOWN_BYTES = 4 << 20  # what a tensor of unknown size is taken for
 _FLOATS: dict[int, DType] = {1: "float32", 10: "float16", 16: "bfloat16"}  # TensorProto.DataType
 
 
@@ -96,6 +98,22 @@ class Probe:
             inferred = onnx.shape_inference.infer_shapes(self._model).graph
             values = {value.name: value for value in (*inferred.value_info, *inferred.output)} | values
         return values
+
+
+def pieces(tensors: Sequence[Inner], sizes: Mapping[str, int], room: int) -> Iterator[list[Inner]]:
+    """Neighbours that take up to `room` bytes together as FP32, at least one, where symbols have these `sizes`."""
+    piece: list[Inner] = []
+    used = 0
+    for tensor in tensors:
+        dims = [evaluate(size, sizes) for size in tensor.shape or (UNKNOWN,)]
+        size = _UNKNOWN_BYTES if None in dims else 4 * math.prod(dims)
+        if piece and used + size > room:
+            yield piece
+            piece, used = [], 0
+        piece.append(tensor)
+        used += size
+    if piece:
+        yield piece
 
 
 def _shape(value: "onnx.ValueInfoProto") -> tuple[int | str, ...] | None:

@@ -39,6 +39,7 @@ ROLES = {
     "context": "IExecutionContext",
     "runtime_config": "IRuntimeConfig",
     "runtime_cache": "IRuntimeCache",
+    "timings": "ITimingCache",
 }
 _LIBRARIES = ("nvinfer", "nvonnxparser", "nvinfer_plugin")
 _ENTRY_POINTS = (
@@ -53,7 +54,7 @@ def used_names(folder: Path = SOURCES) -> list[str]:
     names: set[str] = set()
     for path in sorted(folder.glob("*.py")):
         source = path.read_text(encoding="utf-8")
-        if re.search(r"\btrt: |\b_?trt = ", source):
+        if re.search(r"\btrt: |\b_?trt = |\bconfig: Any", source):
             names |= names_in(source)
     return sorted(names)
 

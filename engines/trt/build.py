@@ -21,20 +21,24 @@ from vexpress_trt.engines.files import atomic_path
 from vexpress_trt.engines.gpu import gpu_status
 from vexpress_trt.engines.manifest import GraphSpec
 from vexpress_trt.engines.memory import peak_memory_mib, reset_peak
-from vexpress_trt.engines.trt.builder import Build, BuildOptions, Plan, check_options
+from vexpress_trt.engines.trt.builder import Build, BuildOptions, Plan, Progress, check_options
 from vexpress_trt.engines.trt.fitting import FASTEST_FIRST
 from vexpress_trt.engines.trt.flavour import TensorRt, load_tensorrt
 from vexpress_trt.engines.trt.key import EngineKey
 from vexpress_trt.engines.trt.preflight import check_room, graph_bytes, targets_here
 from vexpress_trt.engines.trt.profile import Profile, ProfileSettings
 from vexpress_trt.engines.trt.store import EngineStore, graph_hash
+from vexpress_trt.engines.trt.timing_cache import TimingCache
 
 _POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """What to build; None takes the bundle's default. `graphs`: only these (None: all)."""
+    """What to build; None takes the bundle's default. `graphs`: only these (None: all).
+
+    `timing_cache`: a folder for what full TensorRT measures (None: in the user's cache folder).
+    """
 
     bundle: Path
     backend: str = "tensorrt-rtx"
@@ -45,6 +49,7 @@ class BuildSettings:
     options: BuildOptions = field(default_factory=BuildOptions)
     force: bool = False
     builds: int = 1
+    timing_cache: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,7 @@ def build_engines(
     tensorrt = load_tensorrt(settings.backend)
     check_options(tensorrt, settings.options)
     targets = settings.options.targets or targets_here(tensorrt, settings.gpu_id)
-    check_builds(tensorrt, settings.builds)
+    check_builds(tensorrt, settings)
     precision = settings.precision or next((p for p in FASTEST_FIRST if p in bundle.precisions), bundle.precisions[0])
     specs = _graphs(bundle, precision, settings.graphs)
     check_room(bundle, precision, specs)
@@ -131,9 +136,9 @@ def build_engines(
                 continue
             reset_peak()
             began = perf_counter()
-            plan = _in_thread(Build(tensorrt, report), bundle.path(spec.path), spec, profile, settings.options)
+            plan, times = _built(settings, tensorrt, bundle, spec, profile, key, report)
             seconds = perf_counter() - began
-            path = store.put(key, memoryview(plan.data), _provenance(seconds, profile), plan.bindings)
+            path = store.put(key, memoryview(plan.data), _provenance(seconds, profile, times), plan.bindings)
             report("built", 1.0)
         size = path.stat().st_size
         built.append(
@@ -144,16 +149,17 @@ def build_engines(
     )
 
 
-def check_builds(tensorrt: TensorRt, builds: int) -> None:
-    """Refuse to keep the fastest of several builds where they cannot be told apart. Raises UserError."""
-    if builds < 1:
-        raise UserError(f"--builds {builds}: must be 1")
-    if builds > 1 and tensorrt.is_rtx:
-        raise UserError(
-            f"--builds {builds}: TensorRT-RTX chooses its kernels when the engine is loaded, builds do not differ in it"
-        )
-    if builds > 1:
-        raise UserError(f"--builds {builds}: this version cannot time engines to keep the fastest: leave it out")
+def check_builds(tensorrt: TensorRt, settings: BuildSettings) -> None:
+    """Refuse to keep the fastest of several builds, or timings, where there is nothing to time. Raises UserError."""
+    why = "TensorRT-RTX chooses its kernels when the engine is loaded"
+    if settings.builds < 1:
+        raise UserError(f"--builds {settings.builds}: must be at least 1.")
+    if settings.builds > 1 and tensorrt.is_rtx:
+        raise UserError(f"--builds {settings.builds}: {why}, builds do not differ in it")
+    if settings.timing_cache is not None and tensorrt.is_rtx:
+        raise UserError(f"--timing_cache: {why}, a build measures nothing")
+    if settings.timing_cache is not None and settings.builds > 1:
+        raise UserError(f"--timing_cache: with it all {settings.builds} builds of --builds are the same; leave one out")
 
 
 def write_report(report: BuildReport, path: Path) -> None:
@@ -216,6 +222,31 @@ def _graphs(bundle: Bundle, precision: str, wanted: tuple[str, ...] | None) -> l
     return [bundle.graph(name, precision) for name in dict.fromkeys(names)]
 
 
+def _built(
+    settings: BuildSettings,
+    tensorrt: TensorRt,
+    bundle: Bundle,
+    spec: GraphSpec,
+    profile: Profile,
+    key: EngineKey,
+    report: Progress,
+) -> tuple[Plan, list[float]]:
+    """A plan; of several builds the fastest, with the milliseconds of all."""
+    timings = None
+    if not tensorrt.is_rtx and settings.builds == 1:
+        timings = TimingCache.of(tensorrt, settings.gpu_id, settings.timing_cache)
+
+    def build() -> Plan:
+        making = Build(tensorrt, report, timings)
+        return _in_thread(making, bundle.path(spec.path), spec, profile, settings.options)
+
+    if settings.builds == 1:
+        return build(), []
+    from vexpress_trt.engines.trt.timing import fastest_of
+
+    return fastest_of(settings.builds, build, bundle, tensorrt, spec, profile, key, settings.gpu_id)
+
+
 def _in_thread(build: Build, *arguments: Any) -> Plan:
     """Run a build beside the main thread, which so remains able to take Ctrl-C and pass it on.
 
@@ -245,7 +276,7 @@ def _in_thread(build: Build, *arguments: Any) -> Plan:
     return outcome[0]
 
 
-def _provenance(seconds: float, profile: Profile) -> dict[str, Any]:
+def _provenance(seconds: float, profile: Profile, times: list[float]) -> dict[str, Any]:
     """What the sidecar tells about a build that decides nothing."""
     status = gpu_status()
     ranges = {symbol: [sizes.smallest, sizes.best, sizes.largest] for symbol, sizes in profile.ranges.items()}
@@ -256,6 +287,7 @@ def _provenance(seconds: float, profile: Profile) -> dict[str, Any]:
         "gpus": [device.name for device in status.devices],
         "driver_cuda": status.cuda,
         "profile": ranges,
+        **({"milliseconds": [round(time, 3) for time in times]} if times else {}),
     }
 
 

@@ -14,6 +14,7 @@ from vexpress_trt.engines.manifest import GraphSpec
 from vexpress_trt.engines.trt.bindings import Binding, check_bindings, pin_shapes
 from vexpress_trt.engines.trt.flavour import RTX_TARGETS, TensorRt, compute_capability
 from vexpress_trt.engines.trt.profile import Profile
+from vexpress_trt.engines.trt.timing_cache import TimingCache
 
 _FLAGS = ("version_compatible", "hardware_compatible", "weight_streaming")
 _NO_DRIVER = "cudaError 35"
@@ -54,11 +55,17 @@ class Plan:
 class Build:
     """One build in progress; `cancel` from another thread ends it at the builder's next step."""
 
-    def __init__(self, tensorrt: TensorRt, progress: Progress = lambda phase, share: None) -> None:
+    def __init__(
+        self,
+        tensorrt: TensorRt,
+        progress: Progress = lambda phase, share: None,
+        timing_cache: TimingCache | None = None,
+    ) -> None:
         self._tensorrt = tensorrt
         self._trt = tensorrt.module
         self._cancelled = threading.Event()
         self._progress = progress
+        self._timing_cache = timing_cache
         self._log = shared_log(self._trt)
         self._log.lines.clear()
 
@@ -80,12 +87,16 @@ class Build:
         make_attention_decomposable(trt, network)
         config = builder.create_builder_config()
         self._configure(builder, config, spec, profile, options)
+        if self._timing_cache is not None:
+            self._timing_cache.attach(config)
         plan = builder.build_serialized_network(network, config)
         if self._cancelled.is_set():
             raise KeyboardInterrupt
         if plan is None:
             reason = reason_of(self._log, options.workspace)
             raise UserError(f"{self._tensorrt.backend} could not build {spec.name}: {reason}")
+        if self._timing_cache is not None:
+            self._timing_cache.keep(config)
         return Plan(plan, bindings)
 
     def _network_flags(self) -> int:

@@ -29,6 +29,7 @@ def add_commands(add: AddCommand) -> None:
     parser.add_argument("--window_batch", type=int, default=1, help="windows per call")
     parser.add_argument("--workspace", type=_gibibytes, default=8 << 30, metavar="GIB", help="scratch (default 8)")
     parser.add_argument("--builds", type=int, default=1, metavar="N", help="keep the fastest of N, where they differ")
+    parser.add_argument("--timing_cache", type=Path, metavar="DIR", help="where measurements are kept (full TensorRT)")
     parser.add_argument("--optimization_level", type=int, choices=range(6), help="default: the builder's")
     parser.add_argument("--version_compatible", action="store_true", help="for later TensorRT versions as well")
     parser.add_argument("--hardware_compatible", action="store_true", help="for all GPUs from Ampere on")
@@ -73,6 +74,7 @@ def _build(args: argparse.Namespace) -> int:
         ),
         force=args.force,
         builds=args.builds,
+        timing_cache=args.timing_cache,
     )
     if args.report is not None:
         check_place(args.report)

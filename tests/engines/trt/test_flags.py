@@ -37,7 +37,11 @@ def refusal(capsys: pytest.CaptureFixture, *command: str) -> str:
         ("--target sm89 --version_compatible", "--version_compatible: TensorRT-RTX needs a lean runtime"),
         ("--target sm89 --hardware_compatible", "--hardware_compatible: TensorRT-RTX builds for several GPUs by"),
         ("--target sm89 --builds 3", "--builds 3: TensorRT-RTX chooses its kernels when the engine is loaded"),
-        ("--target sm89 --builds 0", "--builds 0: must be 1"),
+        ("--target sm89 --builds 0", "--builds 0: must be at least 1."),
+        (
+            "--target sm89 --timing_cache .",
+            "--timing_cache: TensorRT-RTX chooses its kernels when the engine is loaded",
+        ),
         ("--target sm89 --window_batch 0", "--window_batch 0: must be at least 1"),
         ("--target sm89 --optimization_level 9", "invalid choice: 9"),
         ("--target sm89 --workspace tiny", "'tiny': a number of GiB from 0.0625 to 1024"),
@@ -79,9 +83,10 @@ def test_full_tensorrt_builds_for_its_own_gpu_only() -> None:
         check_options(TensorRt(TENSORRT, SimpleNamespace(), "11.4"), BuildOptions(("sm89",)))
 
 
-def test_full_tensorrt_cannot_keep_the_fastest_of_several_yet() -> None:
-    with pytest.raises(UserError, match="--builds 3: this version cannot time engines"):
-        build.check_builds(TensorRt(TENSORRT, SimpleNamespace(), "11.4"), 3)
+def test_the_same_timings_would_make_the_same_engine_again(tmp_path: Path) -> None:
+    settings = build.BuildSettings(tmp_path, TENSORRT, builds=3, timing_cache=tmp_path)
+    with pytest.raises(UserError, match="--timing_cache: with it all 3 builds of --builds are the same"):
+        build.check_builds(TensorRt(TENSORRT, SimpleNamespace(), "11.4"), settings)
 
 
 @pytest.mark.parametrize("version", ["8.6.1", "10.13.3.9"])

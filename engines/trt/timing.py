@@ -1,0 +1,85 @@
+"""How long an engine takes on the GPU: to keep the fastest of several builds."""
+
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from vexpress_trt.engines.bundle import Bundle
+from vexpress_trt.engines.manifest import GraphSpec
+from vexpress_trt.engines.trt.builder import Plan
+from vexpress_trt.engines.trt.cuda import Cuda, cuda
+from vexpress_trt.engines.trt.flavour import TensorRt
+from vexpress_trt.engines.trt.key import SIDECAR_VERSION, EngineKey, Sidecar
+from vexpress_trt.engines.trt.loaded_plan import LoadedPlan
+from vexpress_trt.engines.trt.profile import Profile
+from vexpress_trt.engines.trt.store import StoredEngine
+from vexpress_trt.engines.verify import vector_inputs
+
+_WARM_UPS, _RUNS = 3, 20
+
+
+def fastest_of(
+    builds: int,
+    build: Callable[[], Plan],
+    bundle: Bundle,
+    tensorrt: TensorRt,
+    spec: GraphSpec,
+    profile: Profile,
+    key: EngineKey,
+    gpu_id: int,
+) -> tuple[Plan, list[float]]:
+    """Build so many times; the plan that runs fastest at its best sizes, and every plan's milliseconds.
+
+    Raises UserError where the GPU cannot be used or has no room.
+    """
+    best, times = None, []
+    for _ in range(builds):
+        plan = build()
+        times.append(time_plan(plan, bundle, tensorrt, spec, profile, key, cuda(gpu_id)))
+        if times[-1] == min(times):
+            best = plan
+    return best, times
+
+
+def time_plan(
+    plan: Plan, bundle: Bundle, tensorrt: TensorRt, spec: GraphSpec, profile: Profile, key: EngineKey, gpu: Cuda
+) -> float:
+    """The median milliseconds of a run at the profile's best sizes."""
+    sizes = {symbol: own.best for symbol, own in profile.ranges.items()}
+    taken: list[int] = []
+
+    def allocate(size: int) -> int:
+        taken.append(gpu.allocate(size))
+        return taken[-1]
+
+    with TemporaryDirectory(dir=bundle.root, prefix=".timing.") as folder, gpu.current():
+        path = Path(folder) / "candidate.plan"
+        path.write_bytes(memoryview(plan.data))
+        sidecar = Sidecar(SIDECAR_VERSION, key, "", 0, plan.bindings, {})
+        stream = gpu.stream()
+        loaded = None
+        try:
+            loaded = LoadedPlan(tensorrt, StoredEngine(path, sidecar, ""), spec)
+            for name, array in vector_inputs(spec, sizes).items():
+                address = allocate(array.nbytes)
+                gpu.upload(np.ascontiguousarray(array), address, stream)
+                loaded.set_shape(name, array.shape)
+                loaded.bind(name, address)
+                gpu.wait(stream)
+            for tensor in spec.outputs:
+                loaded.bind(tensor.name, allocate(4 * int(np.prod(loaded.output_shape(tensor.name)))))
+            size = loaded.scratch_size()
+            loaded.use_scratch(allocate(size), size)
+            for _ in range(_WARM_UPS):
+                loaded.enqueue(stream)
+            return median(gpu.milliseconds(stream, lambda: loaded.enqueue(stream)) for _ in range(_RUNS))
+        finally:
+            gpu.wait(stream)
+            if loaded is not None:
+                loaded.close()
+            for address in taken:
+                gpu.free(address)
+            gpu.destroy(stream)

@@ -1,0 +1,90 @@
+"""The fastest of several builds is kept, and what a builder measured serves the next one."""
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import fake_tensorrt
+import pytest
+from fake_tensorrt import HostCuda, store_plan
+
+from vexpress_trt.engines.bundle import Bundle
+from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.trt import build as build_module
+from vexpress_trt.engines.trt import timing, timing_cache
+from vexpress_trt.engines.trt.build import BuildSettings, build_engines
+from vexpress_trt.engines.trt.builder import Build, BuildOptions, Plan
+from vexpress_trt.engines.trt.flavour import RTX, TENSORRT, TensorRt
+from vexpress_trt.engines.trt.key import Sidecar
+from vexpress_trt.engines.trt.profile import ProfileSettings
+from vexpress_trt.engines.trt.timing_cache import TimingCache
+
+
+@pytest.fixture
+def machine(gpu: HostCuda, monkeypatch: pytest.MonkeyPatch) -> HostCuda:
+    """The GPU that is played, for a build by a builder that is played as well."""
+    tensorrt = TensorRt(TENSORRT, sys.modules["fake_tensorrt"], "11.4")
+    monkeypatch.setattr(build_module, "load_tensorrt", lambda backend: tensorrt)
+    monkeypatch.setattr(timing, "cuda", lambda index: gpu)
+    card = SimpleNamespace(devices=(SimpleNamespace(name="NVIDIA H100 80GB"),), cuda="13.0")
+    for module in (timing_cache, build_module):
+        monkeypatch.setattr(module, "gpu_status", lambda: card)
+    return gpu
+
+
+def test_the_fastest_of_three_is_kept_with_the_times_of_all(bundle: Bundle, machine, monkeypatch) -> None:
+    settings = ProfileSettings(image_width=40, image_height=24)
+    sample = store_plan(bundle, TensorRt(TENSORRT, fake_tensorrt, "11.4"), "vae_decoder", settings=settings)
+    plans = iter(sample.read_bytes().replace(b"}", b', "number": %d}' % number) for number in range(3))
+    caches = []
+
+    def run(self: Build, *about) -> Plan:
+        caches.append(self._timing_cache)
+        return Plan(next(plans), ())
+
+    monkeypatch.setattr(Build, "run", run)
+    speeds = iter([5.0] * 20 + [3.0] * 20 + [4.0] * 20)
+    monkeypatch.setattr(machine, "milliseconds", lambda stream, body: body() or next(speeds))
+    report = build_engines(BuildSettings(bundle.root, TENSORRT, builds=3, profile=settings, force=True))
+    plan = bundle.path(report.engines[0].path)
+    assert b'"number": 1' in plan.read_bytes()
+    assert Sidecar.from_json(plan.with_suffix(".json").read_text(), "x").built["milliseconds"] == [5.0, 3.0, 4.0]
+    assert caches == [None] * 3  # with timings of the first, all would be the same
+    assert not machine.memory and not machine.streams
+    assert not list(bundle.root.glob(".timing*"))
+
+
+def test_one_build_uses_the_timings_of_this_version_and_gpu(bundle: Bundle, machine, monkeypatch, tmp_path) -> None:
+    used = []
+    monkeypatch.setattr(Build, "run", lambda self, *about: used.append(self._timing_cache.path) or Plan(b"{}", ()))
+    build_engines(BuildSettings(bundle.root, TENSORRT, timing_cache=tmp_path / "kept"))
+    build_engines(BuildSettings(bundle.root, TENSORRT, force=True))
+    assert used[0] == tmp_path / "kept" / "tensorrt-11.4-NVIDIA-H100-80GB.timing"
+    assert used[1].name == used[0].name and used[1].parent.name == "timing"
+
+
+@pytest.mark.filterwarnings("ignore:.*no-ops in TensorRT-RTX")
+def test_real_bindings_take_and_give_timings(rtx: TensorRt, bundle: Bundle, tmp_path: Path, monkeypatch) -> None:
+    """TensorRT-RTX's, where timings mean nothing, but which are the same classes."""
+    spec = bundle.graph("vae_decoder", "fp32")
+    cache = TimingCache(tmp_path / "new" / "x.timing")
+    profile = ProfileSettings().of(spec, bundle.manifest.model)
+    for _ in range(2):  # without a file, then with the one before
+        Build(rtx, timing_cache=cache).run(bundle.path(spec.path), spec, profile, BuildOptions(("sm89",)))
+    assert cache.path.stat().st_size > 0
+    cache.path.write_bytes(b"no timings")
+    Build(rtx, timing_cache=cache).run(bundle.path(spec.path), spec, profile, BuildOptions(("sm89",)))
+    assert cache.path.stat().st_size > 10
+
+
+def test_a_place_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    config = SimpleNamespace(get_timing_cache=lambda: None)
+    with pytest.raises(UserError, match="cannot write .*x.timing .*: name another folder with --timing_cache"):
+        TimingCache(tmp_path / "file" / "x.timing").keep(config)
+
+
+def test_rtx_has_no_use_for_either(rtx: TensorRt, bundle: Bundle, tmp_path: Path) -> None:
+    for more in ({"builds": 2}, {"timing_cache": tmp_path}):
+        with pytest.raises(UserError, match="TensorRT-RTX chooses its kernels when the engine is loaded"):
+            build_engines(BuildSettings(bundle.root, RTX, options=BuildOptions(("sm89",)), **more))
