@@ -25,6 +25,7 @@ _HELP = {
     "plain": "one denoiser call with and without the exact savings, in turns",
     "sweep": "speed and memory against clip length, windows per call and threads",
     "quality": "what the clips of a model of the drawn world are worth, with and without each input",
+    "ranges": "the largest values inside every graph over a real clip: what FP16 can hold",
     "plot": "a PNG of the results of compare and stages",
 }
 
@@ -78,6 +79,10 @@ def add_commands(bench: argparse.ArgumentParser, add_request_flag: AddFlag) -> N
     )
     parser.add_argument("--thread_counts", type=_numbers(int), default=(), help="CPU threads, at the first length")
     common(parser, 1)
+
+    parser = command("ranges", _ranges, [name for name in _JOB if name not in ("backend", "dtype")])
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results here")
 
     parser = command("quality", _quality, _QUALITY)
     parser.add_argument("bundle", type=Path, nargs="?", metavar="BUNDLE", help="default: the model in the box")
@@ -141,6 +146,14 @@ def _sweep(args: argparse.Namespace) -> int:
             )
         ),
     )
+
+
+def _ranges(args: argparse.Namespace) -> int:
+    from vexpress_trt.bench.ranges import measure_ranges
+
+    names = [name for name in _JOB if name not in ("backend", "dtype")]
+    request = GenerationRequest(bundle=args.bundle, **{name: getattr(args, name) for name in names})
+    return _shown(args, lambda: measure_ranges(request))
 
 
 def _quality(args: argparse.Namespace) -> int:
