@@ -1,53 +1,37 @@
 """Generation: portrait, speech and key points in, frames out as they become final."""
 
-import logging
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-import psutil
 
-from vexpress_trt.engines.audio_geometry import AudioGeometry
-from vexpress_trt.engines.bundle import Bundle
-from vexpress_trt.engines.errors import UserError
-from vexpress_trt.engines.gpu import gpu_status
 from vexpress_trt.engines.memory import peak_memory_mib
-from vexpress_trt.engines.selection import choose_engines
-from vexpress_trt.runtime import advice
 from vexpress_trt.runtime.audio_features import AudioFeatures
-from vexpress_trt.runtime.clip import Clip, prepare_clip
 from vexpress_trt.runtime.denoise import denoise
 from vexpress_trt.runtime.engine_loader import EngineLoader
 from vexpress_trt.runtime.engine_pool import EnginePool
-from vexpress_trt.runtime.estimate import estimate_bytes, estimate_seconds
 from vexpress_trt.runtime.frame import Frame
 from vexpress_trt.runtime.latent_store import LatentStore
 from vexpress_trt.runtime.median import filtered
 from vexpress_trt.runtime.noise import frame_noise, upstream_noise
 from vexpress_trt.runtime.pipeline import Pipeline
 from vexpress_trt.runtime.portrait_cache import PortraitCache
+from vexpress_trt.runtime.preparation import Preparation
 from vexpress_trt.runtime.progress import ProgressCallback, ProgressEvent
 from vexpress_trt.runtime.request import GenerationRequest
-from vexpress_trt.runtime.scheduler import Scheduler, make_scheduler
 from vexpress_trt.runtime.speech import Speech
 from vexpress_trt.runtime.stages import KeypointFeatures, decode, encode_portrait
 from vexpress_trt.runtime.summary import Stopwatch, Summary
 from vexpress_trt.runtime.tensors import TensorDump
 from vexpress_trt.runtime.video_output import VideoWriter, check_output_path, choose_encoder, standard_output
-from vexpress_trt.runtime.windows import batches, live_windows
+from vexpress_trt.runtime.windows import batches
 from vexpress_trt.runtime.workspace import Workspace
 
-if TYPE_CHECKING:
-    from vexpress_trt.runtime.cuda.budget import GpuNeed
-
-log = logging.getLogger("vexpress")
 FEATURE_BUDGET = 256 << 20  # bytes of key-point features remembered; none with save_gpu_memory
-ROOMY = 0.4  # of the free memory: a clip that needs less may have its denoiser loaded beside the reference net
 
 IMAGES_AHEAD, FRAMES_AHEAD = 4, 8  # decoded and finished frames that may wait; uint8 is a quarter of float32
 
@@ -67,21 +51,13 @@ class Generation:
         on_progress: ProgressCallback | None = None,
         engines: EnginePool | None = None,
     ) -> None:
-        request.validate()
-        self.request = request
         self.watch = Stopwatch()
         self._report = on_progress or (lambda event: None)
         self._pool = None if request.save_gpu_memory else engines
         with self.watch.stage("inputs"):
-            self._bundle = _open_bundle(request)
-            self._choice = choose_engines(
-                self._bundle, backend=request.backend, dtype=request.dtype, device=request.device, gpu_id=request.gpu_id
-            )
-            self._check_model()
-            self.clip: Clip = prepare_clip(request, self._bundle.manifest.model)
-            self._check_speech()
-            self._advise_cost()
-            self._need = self._within_budget()
+            self._prepared = Preparation(request)
+        self.request, self.clip = request, self._prepared.clip
+        self._bundle, self._choice = self._prepared.bundle, self._prepared.choice
         self._calls = self._calls_before_first = 0
         self._first_frame_after: float | None = None
         self._portrait_cached = False
@@ -155,7 +131,8 @@ class Generation:
         """The audio tokens of every frame."""
         clip, request = self.clip, self.request
         self._report(ProgressEvent("speech", 0))
-        pad, rate = request.num_pad_audio_frames, self._bundle.manifest.model.audio_sample_rate / self._hearing.step
+        pad = request.num_pad_audio_frames
+        rate = self._bundle.manifest.model.audio_sample_rate / self._prepared.hearing.step
 
         def features(states: int) -> AudioFeatures:
             if request.upstream:
@@ -168,7 +145,7 @@ class Generation:
             features,
             frames=clip.plan.frames,
             fps=clip.fps,
-            live_frames=clip.plan.live_frames(self._live_windows),
+            live_frames=clip.plan.live_frames(self._prepared.live_windows),
             whole=request.upstream,
             watch=self.watch,
             allocate=workspace.allocate,
@@ -179,22 +156,22 @@ class Generation:
     ) -> Iterator[tuple[int, np.ndarray]]:
         """(frame, final latent [4, h, w]) in frame order, each as soon as it is final; or `decoded` on the GPU and
         filtered, uint8 [H, W, 3]."""
-        if self._roomy:
-            size = {"h": self.clip.height // self._factor, "w": self.clip.width // self._factor}
+        if self._prepared.roomy:
+            size = {"h": self.clip.height // self._prepared.factor, "w": self.clip.width // self._prepared.factor}
             window = {"B": self.request.window_batch, "F": self.clip.plan.window}
-            engines.prefetch(self._denoiser_graphs[0], **window, **size)
+            engines.prefetch(self._prepared.denoiser_graphs[0], **window, **size)
         keys_values = self._portrait(engines)
         speech = self._speech(engines, workspace)
         request, clip, model = self.request, self.clip, self._bundle.manifest.model
         steps, plan = request.num_inference_steps, clip.plan
-        scheduler, shape = self._scheduler, self._latent_shape
+        scheduler, shape = self._prepared.scheduler, self._prepared.latent_shape
         if request.upstream:
             noise = workspace.keep(
                 upstream_noise(request.seed, model.audio_encoder_layers, plan.frames, shape)
             ).__getitem__
         else:
             noise = partial(frame_noise, request.seed, shape=shape)
-        graphs = self._denoiser_graphs
+        graphs = self._prepared.denoiser_graphs
         with ExitStack() as stack:
             guider = stack.enter_context(engines.use("kps_guider"))
             denoisers = {graph: stack.enter_context(engines.use(graph)) for graph in dict.fromkeys(graphs)}
@@ -216,7 +193,7 @@ class Generation:
                 "noise": dump.noise(noise),
                 "shape": shape,
                 "guidance_scale": request.guidance_scale,
-                "live_windows": self._live_windows,
+                "live_windows": self._prepared.live_windows,
             }
             if self._choice.gpu is None:
                 store = LatentStore(plan, scheduler, **start)
@@ -225,7 +202,7 @@ class Generation:
                     clip.points,
                     clip.width,
                     clip.height,
-                    live_frames=clip.plan.live_frames(self._live_windows),
+                    live_frames=clip.plan.live_frames(self._prepared.live_windows),
                     budget=0 if request.save_gpu_memory else FEATURE_BUDGET,
                 )
                 calls = denoise(store=store, latent_size=shape[1:], features=features, **given)
@@ -248,121 +225,18 @@ class Generation:
                         final += 1
                         yield frame, dump.latent(latent)
 
-    @property
-    def _hearing(self) -> AudioGeometry:
-        return AudioGeometry.of(self._bundle.manifest.networks["wav2vec2"])
-
-    @property
-    def _scheduler(self) -> Scheduler:
-        return make_scheduler(self._bundle.manifest.scheduler, self.request.num_inference_steps, self.request.solver)
-
-    @property
-    def _latent_shape(self) -> tuple[int, int, int]:
-        model, clip = self._bundle.manifest.model, self.clip
-        return model.latent_channels, clip.height // self._factor, clip.width // self._factor
-
-    @property
-    def _factor(self) -> int:
-        """Pixels per latent pixel."""
-        return self._bundle.manifest.model.vae_scale_factor
-
-    @property
-    def _denoiser_graphs(self) -> list[str]:
-        """The graph of every step."""
-        request = self.request
-        return [f"denoiser_{'guided' if request.guided(s) else 'single'}" for s in range(request.num_inference_steps)]
-
-    @property
-    def _live_windows(self) -> int:
-        return live_windows(self.clip.plan, self.request.num_inference_steps, self.request.window_batch)
-
     def _report_call(self, window: int, step: int, steps: int, final: int) -> None:
         detail = f"window {window + 1}/{self.clip.plan.windows} step {step + 1}/{steps}"
         total = self.clip.plan.windows * steps
         self._report(ProgressEvent("denoise", self._calls, total, detail, final, self.clip.length))
 
-    def _advise_cost(self) -> None:
-        """Log when memory will be short or the run long; decide whether engines may be loaded ahead."""
-        request, clip, choice = self.request, self.clip, self._choice
-        size = {
-            "frames": clip.plan.window,
-            "halves": 2 if "denoiser_guided" in self._denoiser_graphs else 1,
-            "latent_pixels": clip.width * clip.height // self._factor**2,
-        }
-        needed = estimate_bytes(
-            self._bundle,
-            choice.precision,
-            denoisers=len(set(self._denoiser_graphs)),
-            save_gpu_memory=request.save_gpu_memory,
-            **size,
-        )
-        gpu = choice.gpu
-        available = psutil.virtual_memory().available if gpu is None else gpu_status().devices[gpu].memory
-        self._roomy = not request.save_gpu_memory and needed < ROOMY * available
-        calls = {"windows": clip.plan.windows, "steps": request.num_inference_steps}
-        seconds = estimate_seconds(self._bundle, choice.precision, choice.dtype, **calls, **size)
-        lines = (
-            advice.short_memory(needed, available, save_gpu_memory=request.save_gpu_memory),
-            advice.long_run(seconds) if gpu is None else None,  # the estimate knows processors only
-        )
-        for line in filter(None, lines):
-            log.warning(line)
-
-    def _within_budget(self) -> "GpuNeed | None":
-        """What the clip takes of the GPU, where that has a limit. Raises UserError where it needs more."""
-        request, budget = self.request, self.request.gpu_memory_bytes
-        if budget is None:
-            return None
-        if self._choice.gpu is None:
-            log.warning("--gpu_memory has no effect: this clip runs on the CPU")
-            return None
-        from vexpress_trt.runtime.cuda.budget import require_budget
-
-        return require_budget(
-            budget,
-            self._bundle,
-            self._choice,
-            denoisers=self._denoiser_graphs,
-            plan=self.clip.plan,
-            scheduler=self._scheduler,
-            shape=self._latent_shape,
-            live_windows=self._live_windows,
-            window_batch=request.window_batch,
-            save_gpu_memory=request.save_gpu_memory,
-        )
-
     def _limited(self) -> AbstractContextManager[None]:
         """Keeps the engines on a GPU within `gpu_memory`."""
-        if self._need is None:
+        if self._prepared.gpu_need is None:
             return nullcontext()
         from vexpress_trt.runtime.cuda.budget import limited
 
-        return limited(self._choice, self.request.gpu_memory_bytes, self._need)
-
-    def _check_model(self) -> None:
-        """What the request asks for and this model cannot do."""
-        request, model = self.request, self._bundle.manifest.model
-        rows = 2 * (2 * request.num_pad_audio_frames + 1)
-        if rows != model.audio_window_rows:
-            pad = (model.audio_window_rows // 2 - 1) // 2
-            raise UserError(
-                f"--num_pad_audio_frames {request.num_pad_audio_frames}: this bundle takes {pad}; leave it out."
-            )
-        if (request.context_frames or 0) > model.max_context_frames:
-            raise UserError(
-                f"--context_frames {request.context_frames}: this bundle's motion modules count to "
-                f"{model.max_context_frames}."
-            )
-
-    def _check_speech(self) -> None:
-        """Speech of which the audio encoder hears nothing."""
-        samples = len(self.clip.audio.waveform)
-        if not self._hearing.states(samples):
-            rate = self._bundle.manifest.model.audio_sample_rate
-            raise UserError(
-                f"{self.request.audio_path} lasts {1000 * samples / rate:.0f} ms, the audio encoder needs "
-                f"{1000 * self._hearing.reach / rate:.0f} ms: give longer speech."
-            )
+        return limited(self._choice, self.request.gpu_memory_bytes, self._prepared.gpu_need)
 
     def _summarise(self) -> Summary:
         request, clip, choice, watch = self.request, self.clip, self._choice, self.watch
@@ -441,9 +315,3 @@ def quantised(images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     """float32 images in [0, 1] as uint8, truncated as upstream does."""
     for image in images:
         yield (image * np.float32(255.0)).astype(np.uint8)
-
-
-def _open_bundle(request: GenerationRequest) -> Bundle:
-    if request.bundle is None:
-        raise UserError("--bundle is missing: name a bundle, or make one with `vexpress export`.")
-    return Bundle.open(request.bundle)

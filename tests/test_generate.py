@@ -21,7 +21,7 @@ from vexpress_trt import cli
 from vexpress_trt.engines.engine import load_engine
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.onnxruntime_engine import OnnxRuntimeEngine
-from vexpress_trt.runtime import GenerationRequest, generate, write_video
+from vexpress_trt.runtime import GenerationRequest, generate, preparation, write_video
 from vexpress_trt.runtime import engine_loader as engine_loader_module
 from vexpress_trt.runtime import generation as generation_module
 from vexpress_trt.runtime import windows as windows_module
@@ -101,7 +101,7 @@ def test_the_wavefront_gives_bit_for_bit_what_step_by_step_gives(
 ) -> None:
     wavefront = _frames(request_of)
     monkeypatch.setattr(windows_module, "latency_order", joint_order)
-    monkeypatch.setattr(generation_module, "live_windows", lambda plan, steps, batch: plan.windows)
+    monkeypatch.setattr(preparation, "live_windows", lambda plan, steps, batch: plan.windows)
     assert (wavefront == _frames(request_of)).all()
 
 
@@ -196,7 +196,7 @@ def test_only_graphs_that_work_together_are_in_memory_together(
         return engine
 
     monkeypatch.setattr(engine_loader_module, "load_engine", load)
-    monkeypatch.setattr(generation_module, "ROOMY", 0.0)
+    monkeypatch.setattr(preparation, "ROOMY", 0.0)
     _frames(replace(request_of, save_gpu_memory=save_gpu_memory))
     loop = {"kps_guider", "denoiser_guided"}
     most = max(together, key=len)

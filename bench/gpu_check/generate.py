@@ -149,7 +149,7 @@ def _gpu(setting: Setting) -> Iterator[None]:
             from vexpress_trt.engines import selection
             from vexpress_trt.engines.gpu import Gpu, GpuStatus
             from vexpress_trt.engines.torch_cuda_engine import TorchDeviceEngine
-            from vexpress_trt.runtime import generation
+            from vexpress_trt.runtime import preparation
             from vexpress_trt.runtime.cuda import denoise
             from vexpress_trt.runtime.cuda.host_device import HostDevice
 
@@ -158,7 +158,7 @@ def _gpu(setting: Setting) -> Iterator[None]:
                 (denoise, "GpuDevice", lambda _: HostDevice()),
                 (selection, "engine_class", lambda _: TorchDeviceEngine),
                 (selection.EngineChoice, "gpu", 0),
-                (generation, "gpu_status", lambda: card),
+                (preparation, "gpu_status", lambda: card),
             ):
                 stack.enter_context(mock.patch.object(where, name, stand_in))
         yield

@@ -20,8 +20,11 @@ from vexpress_trt.engines.bundle import Bundle  # noqa: E402
 from vexpress_trt.engines.gpu import Gpu, GpuStatus  # noqa: E402
 from vexpress_trt.engines.trt.flavour import TENSORRT, TensorRt  # noqa: E402
 from vexpress_trt.engines.trt.profile import ProfileSettings  # noqa: E402
-from vexpress_trt.runtime import GenerationRequest, generate  # noqa: E402
-from vexpress_trt.runtime import generation as generation_module  # noqa: E402
+from vexpress_trt.runtime import (  # noqa: E402
+    GenerationRequest,
+    generate,
+    preparation,  # noqa: E402
+)
 from vexpress_trt.runtime.cuda import denoise  # noqa: E402
 from vexpress_trt.runtime.cuda.host_device import HostDevice  # noqa: E402
 
@@ -46,7 +49,7 @@ def test_frames_are_those_of_the_processor(
     expected = list(generate(request))
     monkeypatch.setattr(denoise, "GpuDevice", lambda *about: HostDevice())
     card = GpuStatus("13.0", (Gpu(0, "stand-in", 64 << 30, (8, 9)),), "")
-    monkeypatch.setattr(generation_module, "gpu_status", lambda: card)
+    monkeypatch.setattr(preparation, "gpu_status", lambda: card)
     generation = generate(replace(request, backend="auto"))
     frames = list(generation)
     assert generation.summary.backend == "tensorrt" and len(frames) == len(expected) == 20

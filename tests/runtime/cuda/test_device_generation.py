@@ -16,8 +16,11 @@ from vexpress_trt.engines import selection  # noqa: E402
 from vexpress_trt.engines.errors import UserError  # noqa: E402
 from vexpress_trt.engines.gpu import Gpu, GpuStatus  # noqa: E402
 from vexpress_trt.engines.torch_cuda_engine import TorchDeviceEngine  # noqa: E402
-from vexpress_trt.runtime import GenerationRequest, generate  # noqa: E402
-from vexpress_trt.runtime import generation as generation_module  # noqa: E402
+from vexpress_trt.runtime import (  # noqa: E402
+    GenerationRequest,
+    generate,
+    preparation,  # noqa: E402
+)
 from vexpress_trt.runtime.cuda import denoise  # noqa: E402
 from vexpress_trt.runtime.cuda.host_device import HostDevice  # noqa: E402
 from vexpress_trt.runtime.tracks import save_track  # noqa: E402
@@ -61,7 +64,7 @@ def test_frames_are_those_of_the_cpus_loop(
     monkeypatch.setattr(selection, "engine_class", lambda backend: TorchDeviceEngine)
     monkeypatch.setattr(selection.EngineChoice, "gpu", 0)
     card = GpuStatus("13.0", (Gpu(0, "stand-in", 8 << 30, (9, 0)),), "")
-    monkeypatch.setattr(generation_module, "gpu_status", lambda: card)
+    monkeypatch.setattr(preparation, "gpu_status", lambda: card)
     with pytest.raises(UserError, match="--gpu_memory: this clip needs about"):
         generate(replace(request, gpu_memory="600MB"))
     generation = generate(request)
