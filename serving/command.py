@@ -22,7 +22,7 @@ def add_commands(add: AddCommand, add_request_flag: Callable[[argparse.ArgumentP
     parser.add_argument("--bundle", type=Path, metavar="BUNDLE", help="default: the model in the box")
     _add_shared_flags(parser, add_request_flag)
     parser.add_argument(
-        "--unread", type=int, default=1024, metavar="MIB", help="of answers that may wait for their readers"
+        "--held", type=int, default=8192, metavar="MIB", help="of answers in Triton above which it is busy (0: never)"
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--grpc_port", type=int, default=protocol.GRPC_PORT)
@@ -55,6 +55,7 @@ def _add_shared_flags(
     parser.add_argument("--timeout", type=float, default=3600.0, metavar="S", help="for a request, waiting included")
     parser.add_argument("--max_seconds", type=float, default=600.0, metavar="S", help="longest speech")
     parser.add_argument("--max_pixels", type=int, default=1024 * 1024, metavar="N", help="of a frame")
+    parser.add_argument("--clip_memory", type=int, default=2048, metavar="MIB", help="of all frames of a streamed clip")
     parser.add_argument("--drain", type=float, default=600.0, metavar="S", help="for what is running at the end")
     parser.add_argument("--worker_memory", type=int, default=0, metavar="MIB", help="a larger worker is replaced")
 
@@ -63,7 +64,7 @@ def _serve(args: argparse.Namespace) -> int:
     from vexpress_trt.serving.environment import default_folder, prepare
     from vexpress_trt.serving.server import Address, serve
 
-    limits = _limits(args, args.unread)
+    limits = _limits(args, args.held)
     environment = prepare(args.environment or default_folder(), _say)
     if args.setup_only:
         _say(f"Triton is in {environment.root}")
@@ -88,7 +89,7 @@ def _serve(args: argparse.Namespace) -> int:
 def _export_triton(args: argparse.Namespace) -> int:
     from vexpress_trt.serving.export_repository import export_repository
 
-    limits = _limits(args, unread=0)
+    limits = _limits(args, held=0)
     export_repository(
         args.bundle,
         args.repository,
@@ -102,17 +103,17 @@ def _export_triton(args: argparse.Namespace) -> int:
     return 0
 
 
-def _limits(args: argparse.Namespace, unread: int) -> Any:
+def _limits(args: argparse.Namespace, held: int) -> Any:
     from vexpress_trt.serving.job import Limits
 
-    for name in ("timeout", "max_seconds", "max_pixels"):
+    for name in ("timeout", "max_seconds", "max_pixels", "clip_memory"):
         if not getattr(args, name) > 0:
             raise UserError(f"--{name} {getattr(args, name)}: must be above 0.")
-    names = "queue timeout max_seconds max_pixels drain worker_memory".split()
+    names = "queue timeout max_seconds max_pixels clip_memory drain worker_memory".split()
     for name in ("queue", "drain", "worker_memory"):
         if getattr(args, name) is not None and not getattr(args, name) >= 0:
             raise UserError(f"--{name} {getattr(args, name)}: must not be negative.")
-    return Limits(**{name: getattr(args, name) for name in names}, unread=unread)
+    return Limits(**{name: getattr(args, name) for name in names}, held=held)
 
 
 def _workers(args: argparse.Namespace, bundle: Path) -> tuple[dict[str, Any], ...]:

@@ -22,12 +22,15 @@ class _Gone(Exception):
     """The client went away."""
 
 
+class _Told(Refusal):
+    """The worker itself ended the job with this."""
+
+
 class Dispatcher:
     """Runs jobs on workers, each worker one at a time, in the order in which they came.
 
-    `starts` makes one worker each; all are up when the constructor returns. `unread` tells how many bytes of answers
-    wait in the server for their readers: while there are too many, nothing is taken from the workers, which then stop
-    by themselves a few frames ahead. Raises Unusable or WorkerDied when a worker does not come up.
+    `starts` makes one worker each; all are up when the constructor returns. `held` tells how many bytes of answers
+    Triton holds. Raises Unusable or WorkerDied when a worker does not come up.
     """
 
     def __init__(
@@ -35,11 +38,11 @@ class Dispatcher:
         starts: list[Callable[[], WorkerProcess]],
         limits: Limits,
         metrics: Metrics,
-        unread: Callable[[], int] = lambda: 0,
+        held: Callable[[], int] = lambda: 0,
     ) -> None:
         self._limits = limits
         self._metrics = metrics
-        self._unread = unread
+        self._held = held
         self._capacity = 4 * len(starts) if limits.queue is None else limits.queue
         self._changed = threading.Condition()
         self._waiting: deque[Job] = deque()
@@ -67,6 +70,8 @@ class Dispatcher:
         with self._changed:
             if self._draining:
                 raise Refusal(protocol.BUSY, "the server is ending: try another one, or later.")
+            if 0 < self._limits.held << 20 < self._held():
+                raise Refusal(protocol.BUSY, "answers to other requests are still to be read: try again later.")
             # A free worker takes its job at once, so that job does not wait.
             if len(self._waiting) >= self._capacity + self._idle:
                 raise Refusal(protocol.BUSY, f"{len(self._waiting)} requests are waiting already: try again later.")
@@ -174,9 +179,10 @@ class Dispatcher:
                     self._metrics.outcome("ok")
                     job.answers.end()
                     return True
-                except Refusal as problem:
-                    ending = problem
-                    healthy = problem.code != protocol.TIMEOUT or self._stopped(worker)
+                except _Told as told:
+                    ending, healthy = told, True
+                except Refusal as refusal:
+                    ending, healthy = refusal, self._stopped(worker)
                 except _Gone as gone:
                     ending = gone
                     healthy = self._stopped(worker)
@@ -203,17 +209,26 @@ class Dispatcher:
             header, payload = worker.receive(check, POLL)
             kind = header["kind"]
             if kind == "refused":
-                raise Refusal(header["code"], header["sentence"])
+                raise _Told(header["code"], header["sentence"])
+            if kind == "info":
+                self._check_size(job, header["info"])
             if kind in ("frame", "chunk"):
                 if header["index"] == 0:
                     self._metrics.first_answer(time.monotonic() - job.arrived)
                 self._metrics.frames(kind == "frame")
-                while self._unread() > self._limits.unread << 20:
-                    check()
-                    time.sleep(POLL)
             job.answers.send(header, payload)
             if kind == "done":
                 return
+
+    def _check_size(self, job: Job, info: dict[str, Any]) -> None:
+        """Triton keeps all frames of a clip until its stream ends. Raises Refusal for more than it should."""
+        size = (info["frames"] * info["width"] * info["height"] * 3) >> 20
+        if job.asked.output == protocol.OUTPUT_FRAMES and size > self._limits.clip_memory:
+            raise Refusal(
+                protocol.INVALID,
+                f"{info['frames']} frames of {info['width']}x{info['height']} have {size} MiB, more than this server's "
+                f"{self._limits.clip_memory}: ask for an MP4, or for a shorter or smaller clip.",
+            )
 
     def _stopped(self, worker: WorkerProcess) -> bool:
         """Cancel the worker's clip and wait for its closing message; False when it does not come in time."""

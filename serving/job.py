@@ -24,7 +24,8 @@ class Limits:
     max_pixels: int = 1024 * 1024
     drain: float = 600.0
     worker_memory: int = 0  # MiB that a worker may hold between requests; 0 is no limit
-    unread: int = 1024  # MiB of answers that may wait in the server for their readers
+    clip_memory: int = 2048  # MiB of all frames of a clip that is sent as frames
+    held: int = 8192  # MiB of answers that Triton may hold when another request comes; 0 is no limit
 
 
 class Answers(Protocol):

@@ -57,8 +57,9 @@ def serve(
             made.mkdir()
         write_models(repository, ServerSettings(python, workers, limits, str(control)))
         variables = {**environment.variables(), "TMPDIR": str(scratch), "VEXPRESS_TOKEN": token or ""}
-        # Every frame's memory goes back to the system when it was read, so that what is unread can be seen.
+        # A frame's memory goes back to the system with its stream, so that what is still held can be seen.
         variables["MALLOC_MMAP_THRESHOLD_"] = "131072"
+
         command = _command(environment, repository, address, Path(folder).name, verbose)
         triton = subprocess.Popen(command, env=variables, cwd=folder, start_new_session=True)
         try:
@@ -103,6 +104,7 @@ def _command(environment: Environment, repository: Path, address: Address, name:
         f"--http-restricted-api={_CLOSED_APIS}:vexpress={key}",
         f"--grpc-restricted-protocol={_CLOSED_APIS}:vexpress={key}",
         "--grpc-keepalive-time=20000",
+        "--grpc-infer-allocation-pool-size=0",
         "--exit-timeout-secs=5",
         f"--log-info={'true' if verbose else 'false'}",
     ]

@@ -44,7 +44,7 @@ class TritonPythonModel:
                 [partial(WorkerProcess, given["python"], options) for options in given["workers"]],
                 self._limits,
                 self._metrics,
-                _growth_of_server() if self._limits.unread else lambda: 0,
+                _growth_of_server() if self._limits.held else lambda: 0,
             )
         except (Unusable, WorkerDied) as problem:
             sentence = str(problem) or "a worker did not start: see its message above"
@@ -143,7 +143,7 @@ def _inputs(request: Any) -> tuple[bytes, bytes, bytes | None, bytes]:
 
 
 def _growth_of_server() -> Any:
-    """A function of the bytes by which Triton's process has grown since now: what waits in it to be read."""
+    """A function of the bytes by which Triton's process has grown since now: the answers that it holds."""
     statm = Path(f"/proc/{os.getppid()}/statm")
     page = os.sysconf("SC_PAGE_SIZE")
 

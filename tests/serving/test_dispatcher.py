@@ -21,19 +21,22 @@ DEFAULTS = Limits()
 class PlayedWorker:
     """Answers jobs with `frames` frames, each when `go` is set; forgets to stop when it is `stubborn`."""
 
-    def __init__(self, *, frames: int = 1, stubborn: bool = False, memory: int = 1 << 20) -> None:
+    def __init__(
+        self, *, frames: int = 1, stubborn: bool = False, memory: int = 1 << 20, info: dict | None = None
+    ) -> None:
         self.go = threading.Event()
         self.jobs: list[dict] = []
         self.closed = self.cancelled = False
         self._frames, self._stubborn, self._memory = frames, stubborn, memory
         self._next = 0
+        self._info, self._told = info, False
 
     def memory(self) -> int:
         return self._memory
 
     def start(self, job: dict) -> None:
         self.jobs.append(job)
-        self._next, self.cancelled = 0, False
+        self._next, self._told, self.cancelled = 0, False, False
 
     def receive(self, poll: Callable[[], None], every: float) -> tuple[dict[str, Any], bytearray]:
         while True:
@@ -44,6 +47,9 @@ class PlayedWorker:
                 return {"kind": "cancelled"}, bytearray()
             if self.go.wait(0.005):
                 break
+        if self._info and not self._next and not self._told:
+            self._told = True
+            return {"kind": "info", "info": self._info}, bytearray()
         self._next += 1
         if self._next > self._frames:
             return {"kind": "done", "summary": {}}, bytearray()
@@ -107,8 +113,8 @@ class Client:
     def cancelled(self) -> bool:
         return self.gone
 
-    def ask(self, dispatcher: Dispatcher, limits: Limits = DEFAULTS) -> "Client":
-        dispatcher.submit(Job.of(b"portrait", b"audio", None, b"{}", self, limits))
+    def ask(self, dispatcher: Dispatcher, limits: Limits = DEFAULTS, settings: bytes = b"{}") -> "Client":
+        dispatcher.submit(Job.of(b"portrait", b"audio", None, settings, self, limits))
         return self
 
     def wait(self) -> str:
@@ -119,11 +125,11 @@ class Client:
 
 @contextmanager
 def running(
-    *workers: PlayedWorker, limits: Limits = DEFAULTS, unread: Callable[[], int] = lambda: 0
+    *workers: PlayedWorker, limits: Limits = DEFAULTS, held: Callable[[], int] = lambda: 0
 ) -> Iterator[tuple[Dispatcher, Counted]]:
     """A dispatcher whose slot has these workers, one after the other."""
     metrics, rest = Counted(), list(workers)
-    dispatcher = Dispatcher([lambda: rest.pop(0)], limits, metrics, unread)
+    dispatcher = Dispatcher([lambda: rest.pop(0)], limits, metrics, held)
     try:
         yield dispatcher, metrics
     finally:
@@ -204,23 +210,26 @@ def test_a_worker_that_has_grown_too_large_is_replaced_between_jobs() -> None:
     assert (large.closed, len(large.jobs), len(second.jobs), metrics.restarts) == (True, 1, 1, 1)
 
 
-def test_while_too_much_is_unread_nothing_is_taken_from_workers() -> None:
-    worker, unread = PlayedWorker(frames=3), [2 << 20]
+def test_while_too_much_is_held_for_readers_the_answer_is_busy() -> None:
+    worker, held = PlayedWorker(), [2 << 20]
     worker.go.set()
-    with running(worker, limits=Limits(unread=1), unread=lambda: unread[0]) as (dispatcher, _):
+    with running(worker, limits=Limits(held=1), held=lambda: held[0]) as (dispatcher, _):
+        with pytest.raises(Refusal, match="still to be read"):
+            Client().ask(dispatcher)
+        held[0] = 0
+        assert Client().ask(dispatcher).wait() == "over"
+
+
+def test_a_clip_of_too_many_pixels_is_refused_as_frames_and_made_as_a_file() -> None:
+    worker = PlayedWorker(info={"frames": 3000, "width": 512, "height": 512})
+    worker.go.set()
+    with running(worker) as (dispatcher, metrics):
         client = Client().ask(dispatcher)
-        time.sleep(0.3)
-        assert client.received == []
-        unread[0] = 0
-        client.wait()
-        assert client.received == ["frame"] * 3 + ["done"]
-
-
-def test_a_reader_that_never_reads_is_dropped_when_its_time_is_over() -> None:
-    worker = PlayedWorker()
-    worker.go.set()
-    with running(worker, limits=Limits(unread=1, timeout=0.3), unread=lambda: 2 << 20) as (dispatcher, _):
-        assert Client().ask(dispatcher).wait() == protocol.TIMEOUT
+        assert client.wait() == protocol.INVALID
+        assert "ask for an MP4" in client.refusal.sentence
+        until(lambda: metrics.running == 0)
+        assert Client().ask(dispatcher, settings=b'{"output": "mp4"}').wait() == "over"
+    assert metrics.restarts == 0
 
 
 def test_draining_finishes_what_was_accepted_and_takes_nothing_new() -> None:
