@@ -67,7 +67,8 @@ class RayPool:
             ray.init(self._address, log_to_driver=False, logging_level=logging.ERROR, **own)
         except (RayError, OSError, ValueError, RuntimeError) as problem:
             raise UserError(
-                f"--ray {self._address}: no cluster answers ({_reason(problem)}); `--ray {LOCAL}` starts one"
+                f"--ray {self._address}: no cluster answers ({_reason(problem)}); one that wants a token needs "
+                f"RAY_AUTH_MODE=token in the environment, and `--ray {LOCAL}` starts one"
             ) from problem
         try:
             if threading.current_thread() is threading.main_thread():

@@ -210,7 +210,8 @@ def driver(folder: Folder) -> Iterator[Callable[[], subprocess.Popen]]:
 
     def start() -> subprocess.Popen:
         environment = {**os.environ, "PYTHONPATH": str(TESTS)}
-        started.append(subprocess.Popen([sys.executable, str(path), str(folder.path)], env=environment))
+        command = [sys.executable, str(path), str(folder.path)]
+        started.append(subprocess.Popen(command, env=environment, start_new_session=True))
         return started[-1]
 
     yield start
@@ -261,7 +262,7 @@ def test_an_interrupted_driver_leaves_nothing_half_done(
     _write_jobs(folder, "sleep 60", "sleep 60")
     process = driver()
     _wait_for(lambda: len(folder.attempts) == 2)
-    process.send_signal(stop)
+    os.killpg(process.pid, stop)  # all processes at once, as a terminal and a service manager do
     assert process.wait(timeout=30) == status
     assert not any(psutil.pid_exists(int(line[2])) for line in folder.log)
     assert not (folder.path / "out").exists() or folder.videos == []
@@ -271,6 +272,7 @@ def test_an_interrupted_driver_leaves_nothing_half_done(
 def test_a_cluster_loses_an_actor_and_no_job(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray", reason="Ray is not installed (the ray extra)")
     monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    monkeypatch.setenv("HOME", str(folder.path))  # Ray keeps a token there
     from vexpress_trt.serving.batch_ray import RayPool
 
     jobs = folder.jobs("die 1", "sleep 1", "fail 1", "refuse", "", "")
