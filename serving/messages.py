@@ -8,6 +8,7 @@ import socket
 import struct
 from typing import Any
 
+DRAIN, DRAINED, UNUSABLE = "drain", "drained", "unusable"  # files by which `vexpress serve` and its Triton talk
 _LENGTHS = struct.Struct("<II")
 _MAX_HEADER = 1 << 20
 

@@ -16,9 +16,9 @@ from vexpress_trt.engines.errors import UserError
 from vexpress_trt.serving import protocol
 from vexpress_trt.serving.environment import Environment
 from vexpress_trt.serving.job import Limits
+from vexpress_trt.serving.messages import DRAIN, DRAINED, UNUSABLE
 from vexpress_trt.serving.repository import ServerSettings, write_models
 
-DRAIN, DRAINED, UNUSABLE = "drain", "drained", "unusable"
 _START_SECONDS = 600
 _EXIT_SECONDS = 30  # after draining, for Triton to end by itself
 _CLOSED_APIS = "shared-memory,model-repository,trace,logging"  # nobody is told the key

@@ -19,10 +19,10 @@ from vexpress_trt.serving import protocol
 from vexpress_trt.serving.dispatcher import Dispatcher
 from vexpress_trt.serving.errors import Refusal
 from vexpress_trt.serving.job import Job, Limits
+from vexpress_trt.serving.messages import DRAIN, DRAINED, UNUSABLE
 from vexpress_trt.serving.metrics import TritonMetrics
 from vexpress_trt.serving.worker_process import Unusable, WorkerDied, WorkerProcess
 
-DRAIN, DRAINED, UNUSABLE = "drain", "drained", "unusable"  # files by which `vexpress serve` and this talk
 _FINAL = utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 

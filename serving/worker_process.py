@@ -64,11 +64,12 @@ class WorkerProcess:
             return 0
 
     def start(self, job: dict[str, Any]) -> None:
-        """Give it a job. Raises WorkerDied."""
+        """Give it a job; it has taken it up, and can be cancelled, when this returns. Raises WorkerDied."""
         try:
             messages.send(self._connection, job)
         except messages.Disconnected as problem:
             raise WorkerDied from problem
+        self.receive(lambda: None)
 
     def receive(self, poll: Callable[[], None], every: float = 0.1) -> tuple[dict[str, Any], bytearray]:
         """The next message; `poll` is called at least each `every` seconds while there is none. Raises WorkerDied, and
