@@ -6,8 +6,8 @@ It is started by `worker_process.WorkerProcess` and speaks `messages` over the i
 
 * it sends `ready` once, or `unusable` with a sentence when it cannot ever generate;
 * it receives `job` (paths of the inputs, settings, kind of output, limits);
-* it answers with `started`, from when on it can be cancelled, then `info`, then `frame` or `chunk` messages as the runtime
-  yields, then `done` with the summary, or ends with `refused` (a code and a sentence) or `cancelled`.
+* it answers with `started`, from when on it can be cancelled, then `info`, then `frame` or `chunk` messages as the
+  runtime yields, then `done` with the summary, or ends with `refused` (a code and a sentence) or `cancelled`.
 
 SIGUSR1 cancels the clip in progress, within one call of a network. The process ends when its standard input does: that
 is how it notices the death of its parent.
