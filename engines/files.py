@@ -5,6 +5,7 @@ import ctypes
 import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -17,6 +18,7 @@ from vexpress_trt.engines.errors import UserError
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}
 _CHUNK_BYTES = 8 << 20
+_TEMPORARY = re.compile(r"\.(.*)\.[0-9a-f]{8}\.tmp(\..*)?")  # as `atomic_path` names them
 
 
 @contextlib.contextmanager
@@ -56,6 +58,15 @@ def atomic_path(target: Path, *, directory: bool = False) -> Iterator[Path]:
         if refusal is None:
             raise
         raise refusal from problem
+
+
+def target_of(temporary: Path) -> Path | None:
+    """What `atomic_path` would have put a file or folder of this name in place of; None for any other name.
+
+    A killed process leaves such temporaries.
+    """
+    match = _TEMPORARY.fullmatch(temporary.name)
+    return temporary.with_name(match[1] + (match[2] or "")) if match else None
 
 
 def check_place(target: Path) -> None:

@@ -1,7 +1,5 @@
 """Many clips: jobs to workers, bounded retries, and a line of results for each job when it has come to an end."""
 
-import os
-import re
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -10,14 +8,12 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from vexpress_trt.engines.files import remove
+from vexpress_trt.engines.files import remove, target_of
 from vexpress_trt.runtime.progress import ProgressCallback, ProgressEvent
 from vexpress_trt.serving.batch_jobs import Job
 from vexpress_trt.serving.batch_pool import Pool
 from vexpress_trt.serving.batch_results import DONE, FAILED, Results
 from vexpress_trt.serving.batch_worker import Attempt
-
-_TEMPORARY = re.compile(r"\.(.*)\.[0-9a-f]{8}\.tmp(\..*)")  # as `engines.files.atomic_path` names them
 
 
 @dataclass(frozen=True)
@@ -198,7 +194,6 @@ def remove_leftovers(jobs: Iterable[Job]) -> None:
     for folder in {output.parent for output in outputs}:
         if not folder.is_dir():
             continue
-        for entry in os.scandir(folder):
-            match = _TEMPORARY.fullmatch(entry.name)
-            if match and folder / (match[1] + match[2]) in outputs:
-                remove(Path(entry.path))
+        for file in folder.iterdir():
+            if target_of(file) in outputs:
+                remove(file)

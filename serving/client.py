@@ -120,7 +120,7 @@ class ClientGeneration:
     """A clip that a server generates: iterate for its frames, then read `summary`.
 
     `info` says what it will be. Closing the iterator, leaving a loop over it, or `cancel` stops the server's work.
-    A consumer that is slow holds the server back: only a few frames wait on the way.
+    Of a slow consumer only a few frames wait in this process; the server keeps the others.
     """
 
     def __init__(self, url: str, stream: Any, message: Any, timeout: float | None, metadata: list) -> None:

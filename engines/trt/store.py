@@ -9,13 +9,12 @@ from filelock import FileLock, Timeout
 
 from vexpress_trt.engines.bundle import ENGINES_FOLDER, Bundle
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.engines.files import atomic_path, remove, sha256_file
+from vexpress_trt.engines.files import atomic_path, remove, sha256_file, target_of
 from vexpress_trt.engines.trt.bindings import Binding
 from vexpress_trt.engines.trt.key import SIDECAR_VERSION, EngineKey, Sidecar
 
 MAX_SIDECAR_BYTES = 1 << 20
 _PLAN, _SIDECAR, _LOCK = ".plan", ".json", ".lock"
-_TEMPORARY = ".*.*.tmp.*"  # what `atomic_path` writes into, left where a process was killed
 
 
 @dataclass(frozen=True)
@@ -145,9 +144,11 @@ class EngineStore:
                     on_removal(stored)
                     remove(path.with_suffix(_SIDECAR))
                     remove(path)
-        for leftover in self._files(_TEMPORARY):
-            engine = leftover.name[1:].rsplit(".", 3)[0]
-            with self._unless_built(leftover.with_name(engine + _PLAN)) as free:
+        for leftover in self._files(".*"):
+            engine = target_of(leftover)
+            if engine is None:
+                continue
+            with self._unless_built(engine.with_suffix(_PLAN)) as free:
                 if free:
                     remove(leftover)
 

@@ -85,7 +85,7 @@ struct Chunk {
   std::string bytes;
 };
 
-// A clip that a server makes. What is not taken holds the server back after a few frames: memory stays bounded.
+// A clip that a server makes. Of what is not taken only a few frames wait here; the server keeps the others.
 class Generation {
  public:
   ~Generation();

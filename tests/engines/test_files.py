@@ -9,7 +9,7 @@ import pytest
 
 from vexpress_trt.engines import files
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.engines.files import atomic_path, sha256_file
+from vexpress_trt.engines.files import atomic_path, sha256_file, target_of
 
 
 def test_a_file_appears_when_the_block_ends(tmp_path: Path) -> None:
@@ -21,6 +21,14 @@ def test_a_file_appears_when_the_block_ends(tmp_path: Path) -> None:
         assert not target.exists()
     assert target.read_text() == "new"
     assert os.listdir(tmp_path) == ["clip.mp4"]
+
+
+def test_what_a_killed_process_leaves_is_known_by_its_name(tmp_path: Path) -> None:
+    for name, directory in (("clip.mp4", False), ("no suffix", False), ("a.b.bundle", True)):
+        with atomic_path(tmp_path / name, directory=directory) as temporary:
+            assert target_of(temporary) == tmp_path / name
+            temporary.is_dir() or temporary.touch()
+        assert target_of(tmp_path / name) is None
 
 
 @pytest.mark.parametrize("failure", [ValueError("no"), KeyboardInterrupt(), SystemExit(143)])

@@ -128,7 +128,7 @@ def test_prune_removes_what_cannot_be_used_and_nothing_else(
     store.put(replace(key, version="1.6", onnx="1" * 64), PLAN, {})
     damaged = store.put(replace(key, version="1.5"), PLAN, {})
     damaged.write_bytes(b"")
-    (good.parent / ".half.1234.tmp.plan").write_bytes(b"half")
+    (good.parent / ".half.12345678.tmp.plan").write_bytes(b"half")
     root = str(store.bundle.root)
     assert cli.main(["engines", "verify", root]) == 1
     out = capsys.readouterr().out
