@@ -20,7 +20,7 @@ START_SECONDS = 60
 
 
 class Served:
-    """A running server; `memory()` is Triton's resident memory in bytes."""
+    """A running server."""
 
     def __init__(self, environment: Path, folder: Path, *flags: str, token: str | None = None) -> None:
         self.token = token
@@ -87,9 +87,10 @@ class Served:
         """The process ids of the workers."""
         return [pid for pid in _descendants(self.process.pid) if "vexpress_trt.serving.worker" in _command(pid)]
 
-    def memory(self) -> int:
+    def memory(self) -> dict[str, int]:
+        """Resident bytes of Triton and of all workers."""
         triton = next(pid for pid in _descendants(self.process.pid) if "bin/tritonserver" in _command(pid))
-        return int(Path(f"/proc/{triton}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return {"triton": _resident(triton), "workers": sum(map(_resident, self.workers()))}
 
     def stop(self) -> int:
         """SIGTERM, and the exit status."""
@@ -131,6 +132,10 @@ def _descendants(pid: int) -> list[int]:
         for child in map(int, task.read_text().split()):
             found += [child, *_descendants(child)]
     return found
+
+
+def _resident(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _command(pid: int) -> str:
