@@ -1,6 +1,5 @@
 """A whole clip by TensorRT's engines gives the frames of onnxruntime; TensorRT and the GPU are played on the CPU."""
 
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -20,11 +19,7 @@ from vexpress_trt.engines.bundle import Bundle  # noqa: E402
 from vexpress_trt.engines.gpu import Gpu, GpuStatus  # noqa: E402
 from vexpress_trt.engines.trt.flavour import TENSORRT, TensorRt  # noqa: E402
 from vexpress_trt.engines.trt.profile import ProfileSettings  # noqa: E402
-from vexpress_trt.runtime import (  # noqa: E402
-    GenerationRequest,
-    generate,
-    preparation,  # noqa: E402
-)
+from vexpress_trt.runtime import GenerationRequest, generate, preparation  # noqa: E402
 from vexpress_trt.runtime.cuda import denoise  # noqa: E402
 from vexpress_trt.runtime.cuda.host_device import HostDevice  # noqa: E402
 
@@ -33,9 +28,7 @@ from vexpress_trt.runtime.cuda.host_device import HostDevice  # noqa: E402
 def test_frames_are_those_of_the_processor(
     windows: int, other_bundle: Path, gpu: HostCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = shutil.copytree(
-        other_bundle, tmp_path / "planned.bundle", copy_function=os.link, ignore=shutil.ignore_patterns("engines")
-    )
+    root = shutil.copytree(other_bundle, tmp_path / "planned.bundle", ignore=shutil.ignore_patterns("engines"))
     bundle, tensorrt = Bundle.open(root), TensorRt(TENSORRT, fake_tensorrt, "11.4")
     for graph in {spec.name for spec in bundle.manifest.graphs}:
         store_plan(bundle, tensorrt, graph, settings=ProfileSettings(window_batch=windows))
