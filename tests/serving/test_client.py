@@ -190,9 +190,28 @@ def test_a_token_that_no_header_carries(token: str) -> None:
         Client("localhost", token)
 
 
-@pytest.mark.parametrize("url", ["localhost", "grpc://localhost:8001", "[::1]:8001", "[::1]", "grpcs://example.org"])
-def test_addresses(url: str) -> None:
+@pytest.mark.parametrize(
+    ("url", "target"),
+    [("localhost", "localhost:8001"), ("example.org:9", "example.org:9"), ("grpc://localhost:8001", "localhost:8001"),
+     ("[::1]:9", "[::1]:9"), ("[::1]", "[::1]:8001"), ("grpcs://example.org", "TLS example.org:8001")],
+)  # fmt: skip
+def test_addresses(url: str, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a channel is made for, and whether it is encrypted."""
+    made: list[str] = []
+    plain, secure = grpc.insecure_channel, grpc.secure_channel
+
+    def make_plain(address: str, *rest: Any) -> grpc.Channel:
+        made.append(address)
+        return plain(address, *rest)
+
+    def make_secure(address: str, *rest: Any) -> grpc.Channel:
+        made.append(f"TLS {address}")
+        return secure(address, *rest)
+
+    monkeypatch.setattr(grpc, "insecure_channel", make_plain)
+    monkeypatch.setattr(grpc, "secure_channel", make_secure)
     Client(url).close()
+    assert made == [target]
 
 
 @pytest.mark.parametrize(

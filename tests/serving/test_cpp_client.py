@@ -284,7 +284,7 @@ def test_the_messages_are_tritons_own() -> None:
         assert fields.items() <= _fields(theirs)[message].items()
 
 
-def test_bindings_of_a_bundle_are_printed(build_dir: Path, golden_dir: Path, tmp_path: Path) -> None:
+def test_bindings_of_a_bundle_are_printed(build_dir: Path, tmp_path: Path) -> None:
     program = build_dir / "print_bindings"
     if not program.exists():
         pytest.skip("needs nlohmann_json")
