@@ -1,6 +1,7 @@
 """One typed ONNX graph to one engine plan, with progress, a memory limit and an end when it is cancelled."""
 
 import functools
+import logging
 import re
 import threading
 from collections import deque
@@ -18,6 +19,7 @@ from vexpress_trt.engines.trt.timing_cache import TimingCache
 
 _FLAGS = ("version_compatible", "hardware_compatible", "weight_streaming")
 _NO_DRIVER = "cudaError 35"
+log = logging.getLogger("vexpress")
 Progress = Callable[[str, float], None]  # (phase, share of it done)
 
 
@@ -96,8 +98,15 @@ class Build:
             reason = reason_of(self._log, options.workspace)
             raise UserError(f"{self._tensorrt.backend} could not build {spec.name}: {reason}")
         if self._timing_cache is not None:
-            self._timing_cache.keep(config)
+            self._keep_timings(self._timing_cache, config)
         return Plan(plan, bindings)
+
+    def _keep_timings(self, cache: TimingCache, config: Any) -> None:
+        """A place that cannot be written costs the next build its minutes, not this one its engine."""
+        try:
+            cache.keep(config)
+        except UserError as problem:
+            log.warning("what this build measured is not kept: %s", problem)
 
     def _network_flags(self) -> int:
         flag = getattr(self._trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)

@@ -77,6 +77,16 @@ def test_real_bindings_take_and_give_timings(rtx: TensorRt, bundle: Bundle, tmp_
     assert cache.path.stat().st_size > 10
 
 
+@pytest.mark.filterwarnings("ignore:.*no-ops in TensorRT-RTX")
+def test_an_engine_is_kept_where_its_timings_cannot_be(rtx: TensorRt, bundle: Bundle, tmp_path: Path, caplog) -> None:
+    (tmp_path / "file").write_text("")
+    spec = bundle.graph("vae_decoder", "fp32")
+    profile = ProfileSettings().of(spec, bundle.manifest.model)
+    build = Build(rtx, timing_cache=TimingCache(tmp_path / "file" / "x.timing"))
+    assert build.run(bundle.path(spec.path), spec, profile, BuildOptions(("sm89",))).data is not None
+    assert "what this build measured is not kept: cannot write" in caplog.text
+
+
 def test_a_place_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     config = SimpleNamespace(get_timing_cache=lambda: None)
