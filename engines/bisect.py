@@ -8,7 +8,7 @@ a tensor that it must give, so what only fused kernels get wrong shows in the ou
 import logging
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -79,26 +79,30 @@ def bisect(
     threads: int | None = None,
     chunk_bytes: int = CHUNK_BYTES,
     threshold: float | None = None,
-    report: Callable[[Divergence], None] = lambda result: None,
 ) -> list[Divergence]:
     """Compare every tensor of graphs (None: all) as `one` and `other` compute it; `other` is the reference.
 
-    `threshold` in dB tells rounding from divergence (None: by the coarser of the types). `report` is called with each
-    graph's result as it is known. Raises UserError for backends whose inside cannot be looked at, for two sides that
-    are the same, and where a graph or an engine cannot be had.
+    `threshold` in dB tells rounding from divergence (None: by the coarser of the types). Raises UserError for
+    backends whose inside cannot be looked at, for two sides that are the same, and where a graph or an engine cannot be
+    had.
     """
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    one, other = _settled(bundle, one), _settled(bundle, other)
+    one, other = settled(bundle, one), settled(bundle, other)
     if one == other:
         raise UserError(
             f"--bisect {other.backend}: both sides are {one}; name another backend, or another type or precision with "
             "--bisect_dtype or --bisect_precision"
         )
-    results = []
-    for name in graphs or dict.fromkeys(spec.name for spec in bundle.manifest.graphs):
-        results.append(_bisect_graph(bundle, name, (one, other), threads, chunk_bytes, threshold))
-        report(results[-1])
-    return results
+    names = graphs or dict.fromkeys(spec.name for spec in bundle.manifest.graphs)
+    return [_bisect_graph(bundle, name, (one, other), threads, chunk_bytes, threshold) for name in names]
+
+
+def settled(bundle: Bundle, side: Side) -> Side:
+    """The side with its backend and precision chosen. Raises UserError for a backend that cannot be looked into."""
+    backend, _ = choose_backend(side.backend, side.dtype or "auto")
+    if backend not in BACKENDS:
+        raise UserError(f"--bisect looks inside graphs on {' and '.join(BACKENDS)} only, not on {backend}")
+    return Side(backend, side.precision or choose_precision(backend, bundle.precisions), side.dtype)
 
 
 def format_divergences(results: Sequence[Divergence], one: Side, other: Side) -> str:
@@ -132,22 +136,15 @@ def signal_to_error(expected: np.ndarray, actual: np.ndarray) -> float:
     return min(10 * math.log10((power or wanted.size) / noise), 300.0)
 
 
-def _settled(bundle: Bundle, side: Side) -> Side:
-    backend, _ = choose_backend(side.backend, side.dtype or "auto")
-    if backend not in BACKENDS:
-        raise UserError(f"--bisect looks inside graphs on {' and '.join(BACKENDS)} only, not on {backend}")
-    return Side(backend, side.precision or choose_precision(backend, bundle.precisions), side.dtype)
-
-
 def _bisect_graph(
     bundle: Bundle, name: str, sides: tuple[Side, Side], threads: int | None, room: int, threshold: float | None
 ) -> Divergence:
     specs = [bundle.graph(name, side.precision) for side in sides]
     probes = [Probe(bundle, spec) for spec in specs]
     sizes, _ = read_vectors(bundle.path(vector_path(name)))
-    needed = threshold or min(
-        threshold_of(spec, side.backend, side.dtype) for spec, side in zip(specs, sides, strict=True)
-    )
+    needed = threshold
+    if needed is None:
+        needed = min(threshold_of(spec, side.backend, side.dtype) for spec, side in zip(specs, sides, strict=True))
 
     def measure(names: Sequence[str]) -> dict[str, float]:
         """dB of the graph's outputs and these tensors."""

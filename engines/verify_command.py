@@ -44,11 +44,13 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _bisect(args: argparse.Namespace) -> int:
-    from vexpress_trt.engines.bisect import Side, bisect, format_divergences
+    from vexpress_trt.engines.bisect import Side, bisect, format_divergences, settled
+    from vexpress_trt.engines.bundle import Bundle
 
-    one = Side(args.backend, args.precision, args.dtype)
-    other = Side(args.bisect, args.bisect_precision, args.bisect_dtype)
-    results = bisect(args.bundle, one, other, graphs=args.graph, threshold=args.threshold)
+    bundle = Bundle.open(args.bundle)
+    one = settled(bundle, Side(args.backend, args.precision, args.dtype))
+    other = settled(bundle, Side(args.bisect, args.bisect_precision, args.bisect_dtype))
+    results = bisect(bundle, one, other, graphs=args.graph, threshold=args.threshold)
     if args.json:
         print(json.dumps([result.as_dict() for result in results], indent=2))
     else:

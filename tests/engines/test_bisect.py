@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from vexpress_trt import cli
-from vexpress_trt.engines.bisect import Side, bisect, format_divergences, signal_to_error
+from vexpress_trt.engines.bisect import Divergence, Side, bisect, format_divergences, signal_to_error
 from vexpress_trt.engines.bundle import Bundle, write_bundle
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.intermediates import Probe
@@ -112,6 +112,11 @@ def test_a_stricter_threshold_finds_where_rounding_begins(make) -> None:
     assert (result.tensor, result.before_db) == ("mixed", 300.0)  # the values of the inputs are exact in FP16
 
 
+def test_a_threshold_of_zero_is_one(make) -> None:
+    (result,) = bisect(make("weight"), HALF, WHOLE, threshold=0.0)
+    assert result.agrees and 0 < result.snr_db < 40 and result.threshold_db == 0
+
+
 def test_the_tensors_of_a_graph_are_the_floating_ones_in_the_order_of_the_nodes(make) -> None:
     bundle = make()
     tensors = Probe(bundle, bundle.graph("vae_decoder", "fp16")).tensors
@@ -151,13 +156,14 @@ def test_the_command_tells_and_ends_with_1_where_sides_diverge(make, capsys) -> 
     assert cli.main(["verify", root, *command, "--graph", "vae_decoder", "--threshold", "0.1", "--json"]) == 0
     (result,) = json.loads(capsys.readouterr().out)
     assert result["agrees"] and result["tensor"] is None
+    assert cli.main(["verify", root, "--backend", "openvino", "--bisect", "onnxruntime", "--threshold", "0.1"]) == 0
+    assert "openvino/fp32 against onnxruntime/fp32" in capsys.readouterr().out  # the precisions that were chosen
     assert cli.main(["verify", root, "--threshold", "1"]) == 2
     assert "--threshold is about --bisect" in capsys.readouterr().err
 
 
-def test_where_only_fused_kernels_differ_that_is_said(make) -> None:
-    (result,) = bisect(make("weight"), HALF, WHOLE)
-    unexplained = type(result)("vae_decoder", 3.0, 40.0, 7)
+def test_where_only_fused_kernels_differ_that_is_said() -> None:
+    unexplained = Divergence("vae_decoder", 3.0, 40.0, 7)
     assert "none of its 7 tensors does when they are asked for: look at fused kernels" in format_divergences(
         [unexplained], HALF, WHOLE
     )
