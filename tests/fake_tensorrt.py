@@ -6,6 +6,7 @@ names are held to the real bindings by `test_conformance`.
 
 import ctypes
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -34,11 +35,12 @@ DataType = Enum("DataType", ["FLOAT", "HALF", "BF16", "INT64"])
 _TYPES = {"float32": DataType.FLOAT, "float16": DataType.HALF, "bfloat16": DataType.BF16, "int64": DataType.INT64}
 
 
-class ILogger:
+class ILogger(ABC):
     INTERNAL_ERROR, ERROR, WARNING = range(3)
 
+    @abstractmethod
     def log(self, severity: int, message: str) -> None:
-        raise NotImplementedError
+        """Pure virtual in the real one, too."""
 
 
 class Runtime:
