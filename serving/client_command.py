@@ -35,7 +35,7 @@ def write_video_from_server(
     """
     from vexpress_trt.runtime.progress import ProgressEvent
     from vexpress_trt.runtime.summary import Stopwatch
-    from vexpress_trt.runtime.video_output import VideoWriter, check_output_path, standard_output
+    from vexpress_trt.runtime.video_output import VideoWriter, check_output_path, choose_encoder, standard_output
     from vexpress_trt.serving.client import Client
 
     target = standard_output() if str(request.output_path) == "-" else Path(request.output_path)
@@ -46,10 +46,10 @@ def write_video_from_server(
     with Client(url, token or os.environ.get(TOKEN_VARIABLE)) as client:
         generation = client.generate(request)
         clip = generation.info
+        encoder = choose_encoder(request.encoder, clip.width, clip.height)
+        sound = {"audio_path": request.audio_path, "frames": clip.frames}
         with (
-            VideoWriter(
-                target, clip.width, clip.height, clip.fps, audio_path=request.audio_path, frames=clip.frames
-            ) as writer,
+            VideoWriter(target, clip.width, clip.height, clip.fps, encoder=encoder, **sound) as writer,
             closing(iter(generation)) as frames,
         ):
             for frame in frames:
@@ -61,6 +61,7 @@ def write_video_from_server(
     return replace(
         summary,
         output_path=str(request.output_path),
+        encoder=encoder,
         stage_seconds=summary.stage_seconds | watch.seconds,
         total_seconds=watch.elapsed,
     )

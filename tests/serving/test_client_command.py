@@ -19,7 +19,7 @@ from served import Served
 
 from vexpress_trt import cli
 from vexpress_trt.runtime import GenerationRequest, write_video
-from vexpress_trt.runtime.video_output import VideoWriter
+from vexpress_trt.runtime.video_output import VideoWriter, choose_encoder
 from vexpress_trt.serving import protocol
 
 SIZE = {"height": 64, "width": 64}
@@ -44,16 +44,25 @@ def test_the_file_is_byte_for_byte_what_these_frames_give_here(
 ) -> None:
     monkeypatch.setenv("VEXPRESS_TOKEN", "secret")
     with fake_triton(_clip) as server:
-        assert cli.main([*flags, "--server", server.url, "--json"]) == 0
+        assert cli.main([*flags, "--server", server.url, "--json", "--encoder", "libx264"]) == 0
     assert server.metadata[0][protocol.AUTHORIZATION] == "Bearer secret"
     captured = capsys.readouterr()
     assert json.loads(captured.out)["output_path"] == str(tmp_path / "out.mp4")
+    assert json.loads(captured.out)["encoder"] == "libx264"
     assert {"denoise", "encode"} <= json.loads(captured.out)["stage_seconds"].keys()
     assert "frames  5/5" in captured.err
     with VideoWriter(tmp_path / "here.mp4", 64, 64, 25.0, audio_path=tmp_path / "voice.wav", frames=FRAMES) as writer:
         for index in range(FRAMES):
             writer.write(picture(index, **SIZE))
     assert (tmp_path / "out.mp4").read_bytes() == (tmp_path / "here.mp4").read_bytes()
+
+
+@pytest.mark.skipif(choose_encoder("auto", 64, 64) != "libx264", reason="the GPU here has an encoder")
+def test_the_encoder_is_this_machines(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with fake_triton(_clip) as server:
+        assert cli.main([*flags, "--server", server.url, "--quiet", "--encoder", "h264_nvenc"]) == 2
+        assert server.gone.wait(5)
+    assert "--encoder h264_nvenc does not open here" in capsys.readouterr().err
 
 
 def test_a_failing_server_is_a_sentence_exit_2_and_no_file(
