@@ -175,7 +175,7 @@ class GenerationRequest:
         """`gpu_memory` in bytes, GB and GiB being 2**30, or None where it is not given."""
         if self.gpu_memory is None:
             return None
-        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT])i?B?\s*", str(self.gpu_memory), re.IGNORECASE)
+        found = re.fullmatch(r"\s*(\d{1,9}(?:\.\d+)?)\s*([KMGT])i?B?\s*", str(self.gpu_memory), re.IGNORECASE)
         size = int(float(found[1]) * 2 ** (10 * (1 + "KMGT".index(found[2].upper())))) if found else 0
         if size < 1:
             raise UserError(f"--gpu_memory {self.gpu_memory}: expected a size such as 8GB or 6000MB.")
