@@ -108,6 +108,8 @@ class OnnxRuntimeDeviceEngine(Engine, DeviceEngine):
         self._given.clear()
         self._buffers.clear()
         self._binding = None
+        if self._stream is not None:  # a stream goes with its clip, and its session must not outlast it
+            self._session = self._stream = None
 
     def _release(self) -> None:
         self._renew()

@@ -64,6 +64,11 @@ def test_the_session_belongs_to_the_stream_it_enqueues_on(
         for stream, sessions in ((1, 1), (1, 1), (2, 2)):
             engine.enqueue(stream)
             assert len(opened) == sessions
+        engine.renew()
+        engine.run(**case.inputs)
+        engine.renew()
+        engine.run(**case.inputs)
+        assert len(opened) == 3, "a clip's stream is gone behind it; what never had one stays"
 
 
 def test_the_gpus_session_gets_gpu_and_stream(
