@@ -53,9 +53,9 @@ class Generation:
     ) -> None:
         self.watch = Stopwatch()
         self._report = on_progress or (lambda event: None)
-        self._pool = None if request.save_gpu_memory else engines
         with self.watch.stage("inputs"):
             self._prepared = Preparation(request)
+        self._pool = None if self._prepared.frugal else engines
         self.request, self.clip = request, self._prepared.clip
         self._bundle, self._choice = self._prepared.bundle, self._prepared.choice
         self._calls = self._calls_before_first = 0

@@ -43,8 +43,13 @@ class Preparation:
         self._check_model()
         self.clip: Clip = prepare_clip(request, self.bundle.manifest.model)
         self._check_speech()
-        self.roomy = self._is_roomy()
         self.gpu_need = self._within_budget()
+        self.roomy = self._is_roomy()
+
+    @property
+    def frugal(self) -> bool:
+        """Whether engines may be in memory in their own stage only: a limit is counted for one stage."""
+        return self.request.save_gpu_memory or self.gpu_need is not None
 
     @property
     def hearing(self) -> AudioGeometry:
@@ -99,7 +104,7 @@ class Preparation:
         )
         for line in filter(None, lines):
             log.warning(line)
-        return not request.save_gpu_memory and needed < ROOMY * available
+        return not self.frugal and needed < ROOMY * available
 
     def _within_budget(self) -> "GpuNeed | None":
         """What the clip takes of the GPU, where that has a limit. Raises UserError where it needs more."""

@@ -23,6 +23,7 @@ from vexpress_trt.runtime import (  # noqa: E402
 )
 from vexpress_trt.runtime.cuda import denoise  # noqa: E402
 from vexpress_trt.runtime.cuda.host_device import HostDevice  # noqa: E402
+from vexpress_trt.runtime.engine_pool import EnginePool  # noqa: E402
 from vexpress_trt.runtime.tracks import save_track  # noqa: E402
 
 
@@ -67,8 +68,10 @@ def test_frames_are_those_of_the_cpus_loop(
     monkeypatch.setattr(preparation, "gpu_status", lambda: card)
     with pytest.raises(UserError, match="--gpu_memory: this clip needs about"):
         generate(replace(request, gpu_memory="600MB"))
-    generation = generate(request)
-    frames = list(generation)
+    with EnginePool() as pool:
+        generation = generate(request, engines=pool)
+        frames = list(generation)
+        assert bool(len(pool)) == (request.gpu_memory is None and not request.save_gpu_memory)
     assert len(devices) == 1 + request.save_gpu_memory
     assert len(frames) == len(expected) == 20
     for frame, other in zip(frames, expected, strict=True):
