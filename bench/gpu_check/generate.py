@@ -1,7 +1,6 @@
 """Whole clips as a user makes them, by the model in the box: `generate --device cuda` against the CPU's frames."""
 
 import tempfile
-import wave
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -37,6 +36,7 @@ def check(setting: Setting, record: Record) -> None:
 
 
 def _check(setting: Setting, record: Record, folder: Path) -> None:
+    from vexpress_trt.models.mini.measure import psnr
     from vexpress_trt.runtime import write_video
 
     on_cpu = setting.device == "cpu"
@@ -52,7 +52,7 @@ def _check(setting: Setting, record: Record, folder: Path) -> None:
         cases["fp32, --save_gpu_memory"] = replace(there, dtype="fp32", save_gpu_memory=True, gpu_memory=BUDGET)
         for name, case in cases.items():
             frames, about = _frames(case)
-            about["psnr_to_the_cpu_db"] = psnr(frames, expected)
+            about["psnr_to_the_cpu_db"] = psnr(frames, expected) if frames.shape == expected.shape else 0.0
             record(name, about)
             if about["psnr_to_the_cpu_db"] < FLOOR_DB[case.dtype]:
                 wrong.append(f"{name}: {about['psnr_to_the_cpu_db']:.1f} dB from the CPU's frames")
@@ -64,14 +64,6 @@ def _check(setting: Setting, record: Record, folder: Path) -> None:
                 wrong.append(f"GPU memory grows by {growth:.0f} MiB over {LONG_SECONDS:.0f} s")
     if wrong:
         raise CheckFailed("; ".join(wrong))
-
-
-def psnr(one: np.ndarray, other: np.ndarray) -> float:
-    """Peak signal to noise in dB of uint8 frames; 0 where they are not of one shape, 99 where they are the same."""
-    if one.shape != other.shape:
-        return 0.0
-    error = float(np.square(one.astype(np.float64) - other).mean())
-    return 10 * float(np.log10(255**2 / error)) if error else 99.0
 
 
 def _frames(request: "GenerationRequest") -> tuple[np.ndarray, dict[str, Any]]:
@@ -93,9 +85,12 @@ def _frames(request: "GenerationRequest") -> tuple[np.ndarray, dict[str, Any]]:
 
 def _growth(request: "GenerationRequest", folder: Path, record: Record) -> float:
     """MiB by which the GPU's memory rises over a long clip, once its first two windows are through."""
+    from vexpress_trt.bench.speech import write_speech
+    from vexpress_trt.models.box.held_out import DEMO, speech_path
     from vexpress_trt.runtime import generate
 
-    generation = generate(replace(request, audio_path=_speech(folder / "long.wav", LONG_SECONDS)))
+    speech = write_speech(speech_path(DEMO), LONG_SECONDS, folder / "long.wav")
+    generation = generate(replace(request, audio_path=speech))
     settled = most = 0
     for frame in generation:
         if frame.index == 48:
@@ -119,26 +114,15 @@ def _growth(request: "GenerationRequest", folder: Path, record: Record) -> float
 
 
 def _request(folder: Path, seconds: float, *, steps: int) -> "GenerationRequest":
+    from vexpress_trt.bench.speech import write_speech
     from vexpress_trt.models.box.box import SETTINGS, shipped_bundle
     from vexpress_trt.models.box.clip_request import clip_request
     from vexpress_trt.models.box.held_out import DEMO, HeldOutClip
 
-    speech = _speech(folder / "speech.wav", seconds)
+    clip = HeldOutClip(DEMO)
+    speech = write_speech(clip.speech, seconds, folder / "speech.wav")
     given = {"bundle": shipped_bundle(), "num_inference_steps": steps, **SETTINGS}
-    return clip_request(HeldOutClip(DEMO), folder, speech=speech, **given)
-
-
-def _speech(path: Path, seconds: float) -> Path:
-    """A WAV file of the demo's speech, over and over."""
-    from vexpress_trt.models.box.held_out import DEMO, HeldOutClip
-
-    samples = np.resize(HeldOutClip(DEMO).samples, round(16000 * seconds))
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(16000)
-        file.writeframes((np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
-    return path
+    return clip_request(clip, folder, speech=speech, **given)
 
 
 @contextmanager
