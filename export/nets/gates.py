@@ -1,7 +1,8 @@
 """Gated projections (GEGLU) computed by two products, each with half of the weight.
 
-Cutting one product's result in two leaves operands with gaps, of the widest tensors there are; every element-wise
-kernel behind it then reads them slowly. The exporter does the same to its graphs.
+Cutting one product's result in two leaves operands with gaps, of the widest tensors there are, for the element-wise
+kernels behind it. The exporter does the same to its graphs, where it was measured to help on CPUs; on a GPU the part
+`speed` of bench/gpu_check compares both and has not been run yet.
 """
 
 import torch.nn.functional as F
