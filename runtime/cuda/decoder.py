@@ -5,21 +5,20 @@ own, so that the loop may reuse its slots. Two streams run beside the loop's: `d
 finished frames into pinned memory. The decoder's run is captured once and replayed.
 """
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from vexpress_trt.engines.device_engine import DeviceEngine
-from vexpress_trt.engines.engine import CancelledError
 from vexpress_trt.runtime.cuda.buffers import IMAGES, decoder_shapes
 from vexpress_trt.runtime.cuda.device import Buffer, Device, Event
+from vexpress_trt.runtime.cuda.running import Replayed, require_running, wait_for
 from vexpress_trt.runtime.stages import nonfinite
 
 ROOM = 8  # frames that may be on their way, from their latent's arrival to pinned memory
-_POLL_SECONDS = 0.0005
 
 FinishedFrames = list[tuple[int, np.ndarray]]
 
@@ -60,9 +59,6 @@ class DeviceDecoder:
         self._shape = shape
         self._scaling = float(np.float32(scaling))
         self._room = room
-        self._capture = capture
-        self._replay: Callable[[], None] | None = None
-        self._ran = False
         self._on_way: deque[_Leaving] = deque()
         self._finished: deque[tuple[int, np.ndarray]] = deque()
         shapes = decoder_shapes(engine.spec, shape, room)
@@ -75,6 +71,7 @@ class DeviceDecoder:
         self._arrived = [device.event() for _ in range(room)]
         self._made = [device.event() for _ in range(room)]
         self._done = [device.event() for _ in range(room)]
+        self._run = Replayed(engine, self._decoding, partial(engine.enqueue, self._decoding), capture=capture)
         engine.bind_buffers(latents=self._buffers["latents"], image=self._buffers["image"])
 
     def take(self, frame: int, latent: Buffer, stream: int) -> None:
@@ -104,16 +101,16 @@ class DeviceDecoder:
     def rest(self) -> Iterator[FinishedFrames]:
         """What is still on its way, all latents being taken."""
         while self._on_way:
-            self._poll(self._on_way[0].done)
+            wait_for(self._device, self._on_way[0].done, [self._engine])
             self._receive()
             yield self._given()
 
     def _take(self, frame: int, stream: int, bring: Callable[[Buffer], None]) -> None:
         if frame >= self._length:
             return
-        self._require_running()
+        require_running([self._engine])
         while len(self._on_way) >= self._room - 1:  # then the frame that had this one's rows before has been received
-            self._poll(self._on_way[0].done)
+            wait_for(self._device, self._on_way[0].done, [self._engine])
             self._receive()
         device, slot = self._device, frame % self._room
         bring(self._part("waiting", slot, self._shape))
@@ -130,22 +127,11 @@ class DeviceDecoder:
         at = device.address
         waiting, latents = self._part("waiting", slot, self._shape), self._buffers["latents"]
         kernels.unscale(at(waiting), self._scaling, at(latents), int(np.prod(self._shape)), stream)
-        self._run()
+        self._run.enqueue()
         image, status = self._buffers["image"], self._part("status", slot, (1,))
         device.clear(status, stream)
         rgb = self._rgb(frame)
         kernels.to_rgb8(at(image), image.dtype.name, self._height, self._width, at(rgb), stream, at(status))
-
-    def _run(self) -> None:
-        """One run of the engine. The first is eager, which warms it up."""
-        if self._replay is not None:
-            self._replay()
-        elif self._capture and self._ran:
-            self._replay = self._engine.capture(self._decoding, lambda: self._engine.enqueue(self._decoding))
-            self._replay()
-        else:
-            self._engine.enqueue(self._decoding)
-            self._ran = True
 
     def _filter(self, frame: int) -> None:
         """Enqueue a frame's median, its neighbours in time being decoded, and its way to the host."""
@@ -175,15 +161,6 @@ class DeviceDecoder:
         given = list(self._finished)
         self._finished.clear()
         return given
-
-    def _poll(self, event: Event) -> None:
-        while not self._device.happened(event):
-            self._require_running()
-            time.sleep(_POLL_SECONDS)
-
-    def _require_running(self) -> None:
-        if self._engine.cancelled:
-            raise CancelledError(f"{self._engine.spec.name} was cancelled")
 
     def _rgb(self, frame: int) -> Buffer:
         return self._part("rgb", frame % IMAGES, (self._height, self._width, 3))

@@ -6,10 +6,10 @@ one another: `feed` brings what new frames start from, `compute` has the calls, 
 order them; the host runs up to AHEAD calls in front of the device, looks at events and sleeps in between.
 """
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -17,19 +17,18 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from vexpress_trt.engines.device_engine import DeviceEngine
-from vexpress_trt.engines.engine import CancelledError
 from vexpress_trt.runtime.cuda import buffers
 from vexpress_trt.runtime.cuda.buffers import call_shapes, loop_shapes, ring_shapes, table_shapes
 from vexpress_trt.runtime.cuda.decoder import DeviceDecoder
 from vexpress_trt.runtime.cuda.device import Buffer, Device, Event
 from vexpress_trt.runtime.cuda.features import DeviceFeatures
+from vexpress_trt.runtime.cuda.running import Replayed, require_running, wait_for
 from vexpress_trt.runtime.cuda.schedule import Batch, Schedule
 from vexpress_trt.runtime.scheduler import Scheduler
 from vexpress_trt.runtime.stages import nonfinite
 from vexpress_trt.runtime.windows import Call, WindowPlan, alike
 
 AHEAD = 8  # batches that may be enqueued and not done
-_POLL_SECONDS = 0.0005
 
 FinalFrames = list[tuple[int, np.ndarray]]
 
@@ -93,8 +92,7 @@ class DeviceLoop:
         self._most = plan.reach + 1
         self._schedule = Schedule(plan, scheduler, slots=self._slots, batch=window_batch, guidance_scale=guidance_scale)
         self._engines = list({id(engine): engine for engine in map(denoiser, range(scheduler.steps))}.values())
-        self._replays: dict[int, Callable[[], None]] = {}
-        self._ran: set[int] = set()
+        self._runs: dict[int, Replayed] = {}
         self._recent: deque[Batch] = deque(maxlen=2 * buffers.PIECE)
         self._count = 0  # batches enqueued
         try:
@@ -132,7 +130,7 @@ class DeviceLoop:
     def close(self) -> None:
         """Wait for the device, then free all memory."""
         self._device.close()
-        self._replays.clear()
+        self._runs.clear()
 
     def __enter__(self) -> Self:
         return self
@@ -181,6 +179,8 @@ class DeviceLoop:
             engine.bind_buffers(
                 **{name: self._buffers[name] for name in call}, **{engine.spec.outputs[0].name: prediction}
             )
+            body = partial(self._call, engine)
+            self._runs[id(engine)] = Replayed(engine, self._compute, body, capture=self._capture)
 
     def _bring_tables(self, piece: list[Batch]) -> None:
         """The tables of the next batches, into the half that those two pieces before had: all done by now."""
@@ -226,23 +226,13 @@ class DeviceLoop:
         held = 2 * self._plan.window
         while self._staged and self._staged[0][0].start + held < frames.stop:
             _, event = self._staged.popleft()
-            self._poll(event)
+            wait_for(self._device, event, self._engines)
             self._free_events.append(event)
 
     def _enqueue(self, batch: Batch) -> None:
-        """One batch of calls on the compute stream. An engine's first call runs part by part, which warms it up."""
-        engine = self._denoiser(batch.calls[0][1])
-        self._require_running()
-        replay = self._replays.get(id(engine))
-        if replay is not None:
-            replay()
-        elif self._capture and id(engine) in self._ran:
-            replay = engine.capture(self._compute, lambda: self._call(engine))
-            self._replays[id(engine)] = replay
-            replay()
-        else:
-            self._call(engine)
-            self._ran.add(id(engine))
+        """One batch of calls on the compute stream."""
+        require_running(self._engines)
+        self._runs[id(self._denoiser(batch.calls[0][1]))].enqueue()
         self._device.record(self._stepped, self._compute)
 
     def _call(self, engine: DeviceEngine) -> None:
@@ -287,7 +277,7 @@ class DeviceLoop:
 
     def _taken(self, enqueued: _Enqueued) -> tuple[list[Call], FinalFrames]:
         """What a batch gave, when the device has done it."""
-        self._poll(enqueued.done)
+        wait_for(self._device, enqueued.done, self._engines)
         self._require_finite(int(self._status[enqueued.row, 0]))
         if self._decoder is not None:
             return enqueued.batch.calls, self._decoder.finished()
@@ -303,16 +293,6 @@ class DeviceLoop:
         engine = self._denoiser(batch.calls[0][1])
         window, step = batch.calls[min(row, len(batch.calls) - 1)]
         raise nonfinite(engine.spec.name, f"prediction of window {window}, step {step}")
-
-    def _poll(self, event: Event) -> None:
-        while not self._device.happened(event):
-            self._require_running()
-            time.sleep(_POLL_SECONDS)
-
-    def _require_running(self) -> None:
-        for engine in self._engines:
-            if engine.cancelled:
-                raise CancelledError(f"{engine.spec.name} was cancelled")
 
     def _at(self, name: str) -> Any:
         return self._device.address(self._buffers[name])

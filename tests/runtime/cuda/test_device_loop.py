@@ -164,7 +164,7 @@ def test_it_does_so_however_the_streams_interleave(job: SimpleNamespace, seed: i
     expected = on_cpu(job.plan, job.steps, job.groups, **job.settings)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(buffers, "PIECE", piece)
-        patch.setattr(loop_module, "_POLL_SECONDS", 0.0)
+        patch.setattr("vexpress_trt.runtime.cuda.running._POLL_SECONDS", 0.0)
         found, _ = on_device(UnsteadyDevice(seed), job.plan, job.steps, job.groups, **job.settings, **job.sizes)
     assert (found == expected).all()
 
