@@ -1,7 +1,7 @@
 """Which backends work here, which one `auto` takes, and why."""
 
+import logging
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
@@ -14,6 +14,8 @@ from vexpress_trt.engines.gpu import GpuStatus, gpu_status
 if TYPE_CHECKING:
     from vexpress_trt.engines.bundle import Bundle
     from vexpress_trt.engines.engine import Engine
+
+log = logging.getLogger("vexpress")
 
 # The precisions a backend prefers, best first.
 _PRECISIONS = {
@@ -30,7 +32,7 @@ _AUTO_ORDER = {"openvino": ("fp32", "bf16"), "onnxruntime": ("fp32", "fp16"), "t
 _TORCH_CUDA = "pip install 'vexpress-trt[export,cuda]'"
 _PLANNED = ("tensorrt", "tensorrt-rtx")  # run what `vexpress build` has made; `auto` takes them first
 _GPU_BACKENDS = (*_PLANNED, "torch-cuda", "onnxruntime-cuda")
-_NOT_RTX = ((9, 0), (10, 0), (10, 3))  # compute capabilities of data-centre GPUs
+NOT_RTX = ((9, 0), (10, 0), (10, 3))  # compute capabilities of data-centre GPUs
 
 
 @dataclass(frozen=True)
@@ -112,9 +114,10 @@ def _planned_choice(bundle: "Bundle", backend: str, dtype: str, gpu_id: int) -> 
     from vexpress_trt.engines.trt.fitting import Here, planned_precisions
 
     name, _, index = backend.partition(":")
-    gpu = int(index) if index.isdecimal() else gpu_id
-    backend = f"{name}:{gpu}" if gpu else name
+    if gpu_id and not index:
+        backend = f"{name}:{gpu_id}"
     choose_backend(backend)
+    gpu = int(index or gpu_id)
     status = next(status for status in available_backends() if status.name == name)
     wanted = None if dtype == "auto" else _present(bundle, dtype)
     precision = planned_precisions(bundle, Here.of(name, gpu), wanted)[0]
@@ -123,13 +126,17 @@ def _planned_choice(bundle: "Bundle", backend: str, dtype: str, gpu_id: int) -> 
 
 
 def _planned_if_any(bundle: "Bundle", dtype: str, gpu_id: int) -> EngineChoice | None:
-    """The best of the bundle's own engines that run here, if any do."""
+    """The best of the bundle's own engines that run here, if any do; logs why those that are there do not."""
+    from vexpress_trt.engines.bundle import ENGINES_FOLDER
+
     if gpu_status().reason:
         return None
     for name in _PLANNED:
-        if any((bundle.root / "engines").glob(f"{name}-[0-9]*")):
-            with suppress(UserError):
+        if any((bundle.root / ENGINES_FOLDER).glob(f"{name}-[0-9]*")):
+            try:
                 return _planned_choice(bundle, name, dtype, gpu_id)
+            except UserError as problem:
+                log.info("%s's engines are passed over: %s", name, problem)
     return None
 
 
@@ -261,7 +268,7 @@ def _installed(name: str, devices: tuple[str, ...], hint: str, *packages: str) -
 def _tensorrt(name: str, gpu: GpuStatus, hint: str, *packages: str) -> BackendStatus:
     version, devices = package_version(*packages), tuple(device.name for device in gpu.devices)
     reason, install = gpu.reason, ""
-    if not reason and name == "tensorrt-rtx" and all(device.capability in _NOT_RTX for device in gpu.devices):
+    if not reason and name == "tensorrt-rtx" and all(device.capability in NOT_RTX for device in gpu.devices):
         reason = f"it does not support {devices[0]}"
     elif not reason and version is None:
         reason, install = f"{name} is not installed", hint

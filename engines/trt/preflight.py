@@ -9,6 +9,7 @@ from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.gpu import gpu_status
 from vexpress_trt.engines.manifest import GraphSpec
+from vexpress_trt.engines.selection import NOT_RTX
 from vexpress_trt.engines.trt.flavour import RTX, TensorRt
 
 _OLDEST_CAPABILITY = {"tensorrt": (7, 5), RTX: (7, 5)}
@@ -33,7 +34,7 @@ def targets_here(tensorrt: TensorRt, gpu_id: int = 0) -> tuple[str, ...]:
             f"{tensorrt.version} needs 7.5 (Turing) or newer; use --backend torch with --device cuda"
         )
     name = f"sm{device.capability[0]}{device.capability[1]}"
-    if tensorrt.is_rtx and name in ("sm90", "sm100", "sm103"):
+    if tensorrt.is_rtx and device.capability in NOT_RTX:
         raise UserError(f"{device.name} ({name}): TensorRT-RTX does not support it; use --backend tensorrt")
     driver = int((status.cuda or "0").split(".")[0])
     if driver < tensorrt.cuda_major:

@@ -253,11 +253,13 @@ def test_arithmetic_is_the_graphs_own(bundle: Bundle, flavoured: TensorRt) -> No
         load(bundle, flavoured, dtype="fp16")
 
 
-def test_auto_takes_the_engines_in_the_bundle_where_all_graphs_have_one(bundle, flavoured) -> None:
+def test_auto_takes_the_engines_in_the_bundle_where_all_graphs_have_one(bundle, flavoured, caplog) -> None:
     before = choose_engines(bundle, dtype="fp32")
     assert before.on_cpu
     store_plan(bundle, flavoured, "vae_decoder", target="sm86")
+    caplog.set_level(logging.INFO, "vexpress")
     assert choose_engines(bundle, dtype="fp32") == before
+    assert f"{flavoured.backend}'s engines are passed over" in caplog.text and "it is for sm86" in caplog.text
     store_plan(bundle, flavoured, "vae_decoder")
     reason = f"{flavoured.backend} 11.4 on stand-in: the bundle has engines for it"
     taken = EngineChoice(flavoured.backend, reason, "fp32", "fp32")
@@ -278,13 +280,14 @@ def test_full_tensorrt_comes_before_rtx(bundle: Bundle, gpu: HostCuda) -> None:
     [
         ({"dtype": "fp16"}, "in fp32 only; add it with `vexpress export"),
         ({"gpu_id": 1}, "there is no backend 'tensorrt:1'"),
+        ({"backend": "tensorrt:one"}, "there is no backend 'tensorrt:one'"),
         ({"device": "cpu"}, "--backend tensorrt runs on a GPU, --device is cpu"),
         ({}, "has no tensorrt engine of vae_decoder in fp32 that runs here: build with"),
     ],
 )
 def test_what_cannot_be_had_is_refused(bundle: Bundle, gpu: HostCuda, wishes: dict, said: str) -> None:
     with pytest.raises(UserError, match=said):
-        choose_engines(bundle, backend="tensorrt", **wishes)
+        choose_engines(bundle, **({"backend": "tensorrt"} | wishes))
 
 
 @pytest.mark.parametrize("backend", [TENSORRT, RTX])
