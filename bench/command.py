@@ -15,6 +15,7 @@ _JOB = (
     "reference_attention_weight audio_attention_weight context_frames context_overlap window_batch seed fps "
     "image_width image_height dtype backend threads"
 ).split()
+_RANGES = [name for name in _JOB if name not in ("backend", "dtype")]  # it is onnxruntime in FP32
 _QUALITY = (
     "preset num_inference_steps solver guidance_interval context_frames context_overlap seed dtype backend threads"
 ).split()
@@ -80,7 +81,7 @@ def add_commands(bench: argparse.ArgumentParser, add_request_flag: AddFlag) -> N
     parser.add_argument("--thread_counts", type=_numbers(int), default=(), help="CPU threads, at the first length")
     common(parser, 1)
 
-    parser = command("ranges", _ranges, [name for name in _JOB if name not in ("backend", "dtype")])
+    parser = command("ranges", _ranges, _RANGES)
     parser.add_argument("bundle", type=Path, metavar="BUNDLE")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results here")
 
@@ -151,8 +152,7 @@ def _sweep(args: argparse.Namespace) -> int:
 def _ranges(args: argparse.Namespace) -> int:
     from vexpress_trt.bench.ranges import measure_ranges
 
-    names = [name for name in _JOB if name not in ("backend", "dtype")]
-    request = GenerationRequest(bundle=args.bundle, **{name: getattr(args, name) for name in names})
+    request = GenerationRequest(bundle=args.bundle, **{name: getattr(args, name) for name in _RANGES})
     return _shown(args, lambda: measure_ranges(request))
 
 

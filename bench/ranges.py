@@ -126,9 +126,8 @@ class _RecordingEngine(OnnxRuntimeEngine):
         outputs = super()._execute(sizes)
         self.calls += 1
         for name, array in outputs.items():
-            if array.size:
-                largest = max(float(array.max()), -float(array.min()))  # without a copy
-                self.maxima[name] = max(largest, self.maxima.get(name, 0.0))
+            largest = max(float(array.max(initial=0.0)), -float(array.min(initial=0.0)))  # without a copy
+            self.maxima[name] = max(largest, self.maxima.get(name, 0.0))
         return {name: outputs[name] for name in self.own}
 
 
