@@ -32,7 +32,7 @@ class Answers(Protocol):
     """Where the answers of one request go."""
 
     def send(self, header: dict[str, Any], payload: bytearray) -> None:
-        """One message of the worker's: `info`, `frame`, `chunk` or `done`."""
+        """One message of the worker's: `info`, `frame`, `chunk` or `done`. Raises Refusal where it cannot be passed."""
 
     def refuse(self, refusal: Refusal) -> None:
         """The request ends with an error; nothing more comes."""

@@ -95,16 +95,26 @@ class _Answers:
         self._sender = sender
 
     def send(self, header: dict[str, Any], payload: bytearray) -> None:
-        self._sender.send(utils.InferenceResponse(_tensors(header, payload)))
+        if not self._passed(utils.InferenceResponse(_tensors(header, payload))):
+            raise Refusal(protocol.FAILED, "the server has no room for its answers: send it again later.")
 
     def refuse(self, refusal: Refusal) -> None:
-        self._sender.send(utils.InferenceResponse([], utils.TritonError(refusal.text)), flags=_FINAL)
+        self._passed(utils.InferenceResponse([], utils.TritonError(refusal.text)), flags=_FINAL)
 
     def end(self) -> None:
-        self._sender.send(flags=_FINAL)
+        self._passed(flags=_FINAL)
 
     def cancelled(self) -> bool:
         return self._sender.is_cancelled()
+
+    def _passed(self, *response: Any, **flags: Any) -> bool:
+        """Send; False where Triton cannot take it, as when its shared memory is full."""
+        try:
+            self._sender.send(*response, **flags)
+        except utils.TritonModelException as problem:
+            utils.Logger.log_error(f"an answer was lost: {problem}")
+            return False
+        return True
 
 
 def _tensors(header: dict[str, Any], payload: bytearray) -> list[Any]:

@@ -255,6 +255,19 @@ def test_closing_refuses_what_waits_and_ends_workers() -> None:
     assert worker.closed
 
 
+def test_answers_that_cannot_be_passed_on_end_their_job_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(header: dict[str, Any], payload: bytearray) -> None:
+        raise Refusal(protocol.FAILED, "no room")
+
+    worker, client = PlayedWorker(), Client()
+    worker.go.set()
+    monkeypatch.setattr(client, "send", full)
+    with running(worker) as (dispatcher, metrics):
+        assert client.ask(dispatcher).wait() == protocol.FAILED
+        assert Client().ask(dispatcher).wait() == "over"
+    assert (metrics.outcomes, metrics.restarts) == (["failed", "ok"], 0)
+
+
 def test_without_a_usable_worker_there_is_no_dispatcher() -> None:
     first = PlayedWorker()
 
