@@ -111,7 +111,7 @@ def choose_engines(
 
 def _planned_choice(bundle: "Bundle", backend: str, dtype: str, gpu_id: int) -> EngineChoice:
     """The bundle's own engines. Raises UserError where one is missing or cannot run here."""
-    from vexpress_trt.engines.trt.fitting import Here, planned_precisions
+    from vexpress_trt.engines.trt.fitting import Here, planned_precision
 
     name, _, index = backend.partition(":")
     if gpu_id and not index:
@@ -120,7 +120,7 @@ def _planned_choice(bundle: "Bundle", backend: str, dtype: str, gpu_id: int) -> 
     gpu = int(index or gpu_id)
     status = next(status for status in available_backends() if status.name == name)
     wanted = None if dtype == "auto" else _present(bundle, dtype)
-    precision = planned_precisions(bundle, Here.of(name, gpu), wanted)[0]
+    precision = planned_precision(bundle, Here.of(name, gpu), wanted)
     reason = f"{name} {status.version} on {status.devices[gpu]}: the bundle has engines for it"
     return EngineChoice(backend, reason, precision, precision)
 

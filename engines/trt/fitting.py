@@ -68,24 +68,20 @@ def fitting_plans(bundle: Bundle, here: Here, spec: GraphSpec) -> list[tuple[Sto
     return sorted(found, key=lambda pair: sum(r.smallest != r.largest for r in pair[1].ranges.values()))
 
 
-def planned_precisions(bundle: Bundle, here: Here, wanted: str | None = None) -> tuple[str, ...]:
-    """The precisions in which every graph of the bundle has an engine that runs here, the fastest first; of `wanted`,
-    where it is given.
+def planned_precision(bundle: Bundle, here: Here, wanted: str | None = None) -> str:
+    """The fastest precision in which every graph of the bundle has an engine that runs here, or `wanted` if it has.
 
     Raises UserError that names a graph without one where there is no such precision.
     """
     problem: UserError | None = None
-    planned = []
     for precision in [each for each in FASTEST_FIRST if each in bundle.precisions and wanted in (None, each)]:
         try:
             for graph in dict.fromkeys(spec.name for spec in bundle.manifest.graphs):
                 fitting_plans(bundle, here, bundle.graph(graph, precision))
-            planned.append(precision)
+            return precision
         except UserError as missing:
             problem = problem or missing
-    if not planned and problem is not None:
-        raise problem
-    return tuple(planned)
+    raise problem or UserError(f"{bundle.root} has no graphs in {wanted or ', '.join(FASTEST_FIRST)}")
 
 
 def build_command(bundle: Bundle, here: Here, precision: str) -> str:
