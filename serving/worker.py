@@ -186,7 +186,7 @@ def without_paths(sentence: str, job: dict[str, Any]) -> str:
 
 def _end_with_parent() -> None:
     def wait() -> None:
-        sys.stdin.buffer.read()
+        os.read(sys.stdin.fileno(), 1)  # a reader inside Python's buffer would abort the interpreter's end
         os._exit(0)
 
     threading.Thread(target=wait, daemon=True).start()

@@ -65,7 +65,9 @@ def test_a_bundle_that_cannot_be_used_ends_it_with_the_workers_sentence(
     ports = [f"--{name}={port}" for name, port in zip(names, free_ports(3), strict=True)]
     flags = ["--environment", str(serve_environment), "--bundle", str(tmp_path / "nothing")]
     assert main(["serve", *flags, *ports]) == 2
-    assert "there is no bundle at" in capfd.readouterr().err.splitlines()[-1]
+    said = capfd.readouterr().err
+    assert "there is no bundle at" in said.splitlines()[-1]
+    assert "Fatal" not in said
 
 
 @pytest.mark.parametrize(
