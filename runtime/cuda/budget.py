@@ -119,8 +119,8 @@ def require_budget(budget: int, bundle: Bundle, choice: EngineChoice, *, save_gp
 def limited(choice: EngineChoice, budget: int, need: GpuNeed) -> Iterator[None]:
     """Keep engines within what the budget leaves beside our buffers; then a larger one fails, with a sentence.
 
-    Only torch has such a limit, for the whole process, which is lifted at the end; TensorRT's engines say what they
-    need when they are loaded.
+    Only torch has such a limit, for the whole process, which is lifted at the end: engines of other backends are held
+    to the estimate alone.
     """
     if not choice.backend.startswith("torch-cuda"):
         yield
