@@ -38,7 +38,7 @@ from vexpress_trt.engines.selection import choose_engines
 from vexpress_trt.runtime.engine_pool import EnginePool
 from vexpress_trt.runtime.generation import Frame, Generation, generate
 from vexpress_trt.runtime.request import GenerationRequest
-from vexpress_trt.runtime.video_output import VideoWriter
+from vexpress_trt.runtime.video_output import VideoWriter, choose_encoder
 from vexpress_trt.serving import messages, protocol
 
 log = logging.getLogger("vexpress")
@@ -128,22 +128,23 @@ class Worker:
             "fps_fraction": f"{rate.numerator}/{rate.denominator}",
             "version": protocol.VERSION,
         }
+        wants_video = job["output"] == protocol.OUTPUT_MP4
+        encoder = choose_encoder(request.encoder, clip.width, clip.height) if wants_video else None
         messages.send(self.connection, {"kind": "info", "info": info})
-        if job["output"] == protocol.OUTPUT_MP4:
-            self._send_video(request, generation)
+        if encoder:
+            self._send_video(generation, encoder)
         else:
             for frame in self._frames(generation):
                 made_at, pixels = time.monotonic(), np.ascontiguousarray(frame.image)
                 header = {"index": frame.index, "time": frame.time, "made_at": made_at, "shape": pixels.shape}
                 messages.send(self.connection, {"kind": "frame", **header}, pixels.data.cast("B"))
-        return generation.summary.as_dict()
+        return {**generation.summary.as_dict(), "encoder": encoder}
 
-    def _send_video(self, request: GenerationRequest, generation: Generation) -> None:
+    def _send_video(self, generation: Generation, encoder: str) -> None:
         clip = generation.clip
+        sound = {"audio_path": generation.request.audio_path, "frames": clip.length}
         sink = _Chunks(self.connection)
-        with VideoWriter(
-            sink, clip.width, clip.height, clip.fps, audio_path=request.audio_path, frames=clip.length
-        ) as writer:
+        with VideoWriter(sink, clip.width, clip.height, clip.fps, encoder=encoder, **sound) as writer:
             for frame in self._frames(generation):
                 with generation.watch.stage("encode"):
                     writer.write(frame.image)

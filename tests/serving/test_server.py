@@ -18,6 +18,7 @@ from served import Served, served
 
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.runtime import GenerationRequest, generate
+from vexpress_trt.runtime.video_output import choose_encoder
 from vexpress_trt.serving.client import ServerBusy, ServerError
 
 RUNNING, WAITING = 'vexpress_requests{state="running"}', 'vexpress_requests{state="waiting"}'
@@ -64,6 +65,13 @@ def test_plain_http_answers_with_the_whole_mp4(server: Served, short_clip: Gener
     with av.open(io.BytesIO(video)) as media:
         assert {stream.type for stream in media.streams} == {"video", "audio"}
         assert len(list(media.decode(video=0))) == summary["frames"] == 2
+    assert summary["encoder"] in ("libx264", "h264_nvenc")
+    try:
+        choose_encoder("h264_nvenc", 128, 128)
+    except UserError:
+        with pytest.raises(urllib.error.HTTPError) as problem:
+            server.video(files, {**settings, "encoder": "h264_nvenc"}, token=server.token)
+        assert "invalid: --encoder h264_nvenc" in problem.value.read().decode()
 
 
 def test_health_and_metadata_are_tritons(server: Served) -> None:
