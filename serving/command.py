@@ -118,13 +118,15 @@ def _limits(args: argparse.Namespace, held: int) -> Any:
 
 def _workers(args: argparse.Namespace, bundle: Path) -> tuple[dict[str, Any], ...]:
     """For each worker the request's fields that are the server's own."""
+    from vexpress_trt.engines.cpu import usable_cores
+
     count = len(args.gpu_ids) if args.workers is None else args.workers
     if not 1 <= count <= 64:
         raise UserError(f"--workers {count}: must be from 1 to 64.")
     given = {name: getattr(args, name) for name in RUNTIME_FLAGS if getattr(args, name) is not None}
     if args.face_model_dir is not None:
         given["face_model_dir"] = str(args.face_model_dir.absolute())
-    given.setdefault("threads", max(1, len(os.sched_getaffinity(0)) // count))
+    given.setdefault("threads", max(1, usable_cores() // count))
     return tuple(
         {**given, "bundle": str(bundle.absolute()), "gpu_id": args.gpu_ids[number % len(args.gpu_ids)]}
         for number in range(count)
