@@ -9,7 +9,7 @@ Triton's own Python needs NumPy below 2 only; the workers run in the Python that
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ class ServerSettings:
 
     python: str
     workers: tuple[dict[str, Any], ...]
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits
     control: str | None = None
 
 

@@ -28,10 +28,10 @@ _CLOSED_APIS = "shared-memory,model-repository,trace,logging"  # nobody is told 
 class Address:
     """Where the server listens."""
 
-    host: str = "127.0.0.1"
-    grpc_port: int = protocol.GRPC_PORT
-    http_port: int = protocol.HTTP_PORT
-    metrics_port: int = protocol.METRICS_PORT
+    host: str
+    grpc_port: int
+    http_port: int
+    metrics_port: int
 
 
 def serve(

@@ -8,6 +8,7 @@ import json
 import os
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from vexpress_trt.serving.errors import Refusal
 from vexpress_trt.serving.job import Job, Limits
 from vexpress_trt.serving.messages import DRAIN, DRAINED, UNUSABLE
 from vexpress_trt.serving.metrics import TritonMetrics
-from vexpress_trt.serving.worker_process import Unusable, WorkerDied, WorkerProcess
+from vexpress_trt.serving.worker_process import Unusable, WorkerDied, WorkerProcess, resident_bytes
 
 _FINAL = utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
@@ -44,7 +45,7 @@ class TritonPythonModel:
                 [partial(WorkerProcess, given["python"], options) for options in given["workers"]],
                 self._limits,
                 self._metrics,
-                _growth_of_server() if self._limits.held else lambda: 0,
+                _growth_of_server(),
             )
         except (Unusable, WorkerDied) as problem:
             sentence = str(problem) or "a worker did not start: see its message above"
@@ -152,13 +153,8 @@ def _inputs(request: Any) -> tuple[bytes, bytes, bytes | None, bytes]:
     return portrait, audio, kps, settings
 
 
-def _growth_of_server() -> Any:
+def _growth_of_server() -> Callable[[], int]:
     """A function of the bytes by which Triton's process has grown since now: the answers that it holds."""
-    statm = Path(f"/proc/{os.getppid()}/statm")
-    page = os.sysconf("SC_PAGE_SIZE")
-
-    def resident() -> int:
-        return int(statm.read_text().split()[1]) * page
-
-    start = resident()
-    return lambda: resident() - start
+    triton = os.getppid()
+    start = resident_bytes(triton)
+    return lambda: resident_bytes(triton) - start

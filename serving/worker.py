@@ -26,7 +26,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -207,15 +206,14 @@ def main() -> int:
     options = {name: Path(value) if name in paths else value for name, value in args.options.items()}
     with socket.socket(fileno=args.connection) as connection, contextlib.suppress(messages.Disconnected):
         try:
-            choice = choose_engines(
+            choose_engines(
                 Bundle.open(options["bundle"]),
                 **{name: options[name] for name in ("backend", "dtype", "device", "gpu_id") if name in options},
             )
         except UserError as problem:
             messages.send(connection, {"kind": "unusable", "sentence": str(problem)})
             return 2
-        ready = {"kind": "ready", "backend": choice.backend, "dtype": choice.dtype}
-        messages.send(connection, {**ready, "version": metadata.version("vexpress-trt")})
+        messages.send(connection, {"kind": "ready"})
         with EnginePool() as engines:
             Worker(connection, options, engines, cancel).serve()
     return 0

@@ -52,16 +52,9 @@ class WorkerProcess:
             self.close()
             raise
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
     def memory(self) -> int:
         """Resident bytes; 0 where that cannot be read."""
-        try:
-            return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * _PAGE
-        except (OSError, IndexError, ValueError):
-            return 0
+        return resident_bytes(self._process.pid)
 
     def start(self, job: dict[str, Any]) -> None:
         """Give it a job; it has taken it up, and can be cancelled, when this returns. Raises WorkerDied."""
@@ -93,3 +86,11 @@ class WorkerProcess:
         self._process.kill()
         self._process.wait()
         self._process.stdin.close()
+
+
+def resident_bytes(pid: int) -> int:
+    """What a process has in memory; 0 where that cannot be read."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
+    except (OSError, IndexError):
+        return 0
