@@ -11,6 +11,7 @@ from typing import Any
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.runtime.request import GenerationRequest
 from vexpress_trt.serving import protocol
+from vexpress_trt.serving.limits import Limits
 
 AddCommand = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
 RUNTIME_FLAGS = "backend dtype device threads portrait_cache face_model_dir".split()
@@ -22,7 +23,11 @@ def add_commands(add: AddCommand, add_request_flag: Callable[[argparse.ArgumentP
     parser.add_argument("--bundle", type=Path, metavar="BUNDLE", help="default: the model in the box")
     _add_shared_flags(parser, add_request_flag)
     parser.add_argument(
-        "--held", type=int, default=8192, metavar="MIB", help="of answers in Triton above which it is busy (0: never)"
+        "--held",
+        type=int,
+        default=Limits.held,
+        metavar="MIB",
+        help="of answers in Triton above which it is busy (0: never)",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--grpc_port", type=int, default=protocol.GRPC_PORT)
@@ -51,13 +56,14 @@ def _add_shared_flags(
             add_request_flag(parser, spec)
     parser.add_argument("--gpu_ids", type=_numbers, default=(0,), metavar="N,N", help="GPUs, one worker each in turn")
     parser.add_argument("--workers", type=int, help="clips at a time (default: one for each GPU)")
-    parser.add_argument("--queue", type=int, metavar="N", help="requests that may wait (default: 4 for each worker)")
-    parser.add_argument("--timeout", type=float, default=3600.0, metavar="S", help="for a request, waiting included")
-    parser.add_argument("--max_seconds", type=float, default=600.0, metavar="S", help="longest speech")
-    parser.add_argument("--max_pixels", type=int, default=1024 * 1024, metavar="N", help="of a frame")
-    parser.add_argument("--clip_memory", type=int, default=2048, metavar="MIB", help="of all frames of a streamed clip")
-    parser.add_argument("--drain", type=float, default=600.0, metavar="S", help="for what is running at the end")
-    parser.add_argument("--worker_memory", type=int, default=0, metavar="MIB", help="a larger worker is replaced")
+    add = parser.add_argument
+    add("--queue", type=int, metavar="N", help="requests that may wait (default: 4 for each worker)")
+    add("--timeout", type=float, default=Limits.timeout, metavar="S", help="for a request, waiting included")
+    add("--max_seconds", type=float, default=Limits.max_seconds, metavar="S", help="longest speech")
+    add("--max_pixels", type=int, default=Limits.max_pixels, metavar="N", help="of a frame")
+    add("--clip_memory", type=int, default=Limits.clip_memory, metavar="MIB", help="of all frames of a streamed clip")
+    add("--drain", type=float, default=Limits.drain, metavar="S", help="for what is running at the end")
+    add("--worker_memory", type=int, default=Limits.worker_memory, metavar="MIB", help="a larger worker is replaced")
 
 
 def _serve(args: argparse.Namespace) -> int:
@@ -103,9 +109,7 @@ def _export_triton(args: argparse.Namespace) -> int:
     return 0
 
 
-def _limits(args: argparse.Namespace, held: int) -> Any:
-    from vexpress_trt.serving.job import Limits
-
+def _limits(args: argparse.Namespace, held: int) -> Limits:
     for name in ("timeout", "max_seconds", "max_pixels", "clip_memory"):
         if not getattr(args, name) > 0:
             raise UserError(f"--{name} {getattr(args, name)}: must be above 0.")
@@ -126,6 +130,8 @@ def _workers(args: argparse.Namespace, bundle: Path) -> tuple[dict[str, Any], ..
     given = {name: getattr(args, name) for name in RUNTIME_FLAGS if getattr(args, name) is not None}
     if args.face_model_dir is not None:
         given["face_model_dir"] = str(args.face_model_dir.absolute())
+    if args.portrait_cache not in (None, "off"):  # Triton and its workers run in a folder of their own
+        given["portrait_cache"] = str(Path(args.portrait_cache).absolute())
     given.setdefault("threads", max(1, usable_cores() // count))
     return tuple(
         {**given, "bundle": str(bundle.absolute()), "gpu_id": args.gpu_ids[number % len(args.gpu_ids)]}

@@ -9,7 +9,8 @@ from typing import Any
 
 from vexpress_trt.serving import protocol
 from vexpress_trt.serving.errors import Refusal
-from vexpress_trt.serving.job import Job, Limits
+from vexpress_trt.serving.job import Job
+from vexpress_trt.serving.limits import Limits
 from vexpress_trt.serving.metrics import Metrics
 from vexpress_trt.serving.worker_process import CLOSING_KINDS, Unusable, WorkerDied, WorkerProcess
 

@@ -10,7 +10,7 @@ from vexpress_trt.engines.files import atomic_path
 from vexpress_trt.engines.manifest import GraphSpec, TensorSpec
 from vexpress_trt.engines.trt.inventory import EngineRow, list_engines
 from vexpress_trt.serving import protocol
-from vexpress_trt.serving.job import Limits
+from vexpress_trt.serving.limits import Limits
 from vexpress_trt.serving.repository import ServerSettings, write_models
 
 _BUNDLE = Path("1", "bundle")  # in the streaming model's folder

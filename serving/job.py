@@ -1,4 +1,4 @@
-"""A request from its arrival to its last answer, and the limits it lives under."""
+"""A request from its arrival to its last answer."""
 
 import json
 import tempfile
@@ -11,21 +11,8 @@ from typing import Any, Protocol
 
 from vexpress_trt.serving import protocol
 from vexpress_trt.serving.errors import Refusal
+from vexpress_trt.serving.limits import Limits
 from vexpress_trt.serving.settings import Settings, check_request, parse_settings
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a server accepts. Seconds; `queue` counts requests that wait, None is four for each worker."""
-
-    queue: int | None = None
-    timeout: float = 3600.0
-    max_seconds: float = 600.0
-    max_pixels: int = 1024 * 1024
-    drain: float = 600.0
-    worker_memory: int = 0  # MiB that a worker may hold between requests; 0 is no limit
-    clip_memory: int = 2048  # MiB of all frames of a clip that is sent as frames
-    held: int = 8192  # MiB of answers that Triton may hold when another request comes; 0 is no limit
 
 
 class Answers(Protocol):

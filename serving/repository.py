@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from vexpress_trt.serving import protocol
-from vexpress_trt.serving.job import Limits
+from vexpress_trt.serving.limits import Limits
 
 # What Triton's side imports; none of it needs more than the standard library, NumPy and Triton's own module.
 MODULES = (
     "engines.errors runtime.presets runtime.request serving.protocol serving.errors serving.settings serving.messages "
-    "serving.job serving.metrics serving.worker_process serving.dispatcher serving.triton_stream serving.triton_mp4"
+    "serving.limits serving.job serving.metrics serving.worker_process serving.dispatcher serving.triton_stream "
+    "serving.triton_mp4"
 ).split()
 _PACKAGES = "engines runtime serving".split()
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.serving import protocol
 from vexpress_trt.serving.environment import Environment
-from vexpress_trt.serving.job import Limits
+from vexpress_trt.serving.limits import Limits
 from vexpress_trt.serving.messages import DRAIN, DRAINED, UNUSABLE
 from vexpress_trt.serving.repository import ServerSettings, write_models
 

@@ -19,7 +19,8 @@ import triton_python_backend_utils as utils
 from vexpress_trt.serving import protocol
 from vexpress_trt.serving.dispatcher import Dispatcher
 from vexpress_trt.serving.errors import Refusal
-from vexpress_trt.serving.job import Job, Limits
+from vexpress_trt.serving.job import Job
+from vexpress_trt.serving.limits import Limits
 from vexpress_trt.serving.messages import DRAIN, DRAINED, UNUSABLE
 from vexpress_trt.serving.metrics import TritonMetrics
 from vexpress_trt.serving.worker_process import Unusable, WorkerDied, WorkerProcess, resident_bytes

@@ -12,7 +12,8 @@ from vexpress_trt.serving import dispatcher as dispatching
 from vexpress_trt.serving import protocol
 from vexpress_trt.serving.dispatcher import Dispatcher
 from vexpress_trt.serving.errors import Refusal
-from vexpress_trt.serving.job import Job, Limits
+from vexpress_trt.serving.job import Job
+from vexpress_trt.serving.limits import Limits
 from vexpress_trt.serving.worker_process import Unusable, WorkerDied
 
 DEFAULTS = Limits()

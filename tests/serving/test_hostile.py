@@ -18,7 +18,8 @@ from vexpress_trt.runtime import GenerationRequest
 from vexpress_trt.serving import client_wire as wire
 from vexpress_trt.serving import protocol
 from vexpress_trt.serving.errors import Refusal
-from vexpress_trt.serving.job import Job, Limits
+from vexpress_trt.serving.job import Job
+from vexpress_trt.serving.limits import Limits
 
 COUNT = int(os.environ.get("VEXPRESS_FUZZ", "200"))
 REPORT = os.environ.get("VEXPRESS_FUZZ_REPORT")  # a JSON file for the figures, where wanted

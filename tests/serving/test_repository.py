@@ -1,5 +1,6 @@
 """Model repositories: readable by Triton's own parser, complete, and served by a Triton that knows nothing of us."""
 
+import json
 import subprocess
 import sys
 import time
@@ -54,6 +55,17 @@ def test_there_is_a_model_for_each_graph_with_the_manifests_tensors(repository: 
         assert [tensor.name for tensor in config.input] == [tensor.name for tensor in graph.inputs]
         assert [len(tensor.dims) for tensor in config.output] == [len(tensor.shape) for tensor in graph.outputs]
         onnx.load(folder / "1" / "model.onnx")  # its weights as well
+
+
+def test_folders_of_workers_are_meant_from_here(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = ["--portrait_cache=portraits", "--face_model_dir=faces"]
+    assert main(["export-triton", str(bundle), "repository", *flags]) == 0
+    (worker,) = json.loads(parsed(Path("repository/vexpress/config.pbtxt")).parameters["vexpress"].string_value)[
+        "workers"
+    ]
+    assert worker["portrait_cache"] == str(tmp_path / "portraits")
+    assert worker["face_model_dir"] == str(tmp_path / "faces")
 
 
 def test_only_plans_of_full_tensorrt_become_models(
