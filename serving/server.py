@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.files import remove
 from vexpress_trt.serving import protocol
 from vexpress_trt.serving.environment import Environment
 from vexpress_trt.serving.limits import Limits
@@ -81,6 +82,8 @@ def serve(
                 triton.wait(_EXIT_SECONDS)
             triton.kill()
             triton.wait()
+            for left in Path("/dev/shm").glob(f"{Path(folder).name}*"):  # of a Triton that was killed
+                remove(left)
 
 
 def _command(environment: Environment, repository: Path, address: Address, name: str, verbose: bool) -> list[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vexpress_trt.serving.client import Client
+from vexpress_trt.serving.worker_process import resident_bytes
 
 START_SECONDS = 60
 
@@ -87,10 +88,13 @@ class Served:
         """The process ids of the workers."""
         return [pid for pid in _descendants(self.process.pid) if "vexpress_trt.serving.worker" in _command(pid)]
 
+    def triton(self) -> int:
+        """Triton's process id."""
+        return next(pid for pid in _descendants(self.process.pid) if "bin/tritonserver" in _command(pid))
+
     def memory(self) -> dict[str, int]:
         """Resident bytes of Triton and of all workers."""
-        triton = next(pid for pid in _descendants(self.process.pid) if "bin/tritonserver" in _command(pid))
-        return {"triton": _resident(triton), "workers": sum(map(_resident, self.workers()))}
+        return {"triton": resident_bytes(self.triton()), "workers": sum(map(resident_bytes, self.workers()))}
 
     def stop(self) -> int:
         """SIGTERM, and the exit status."""
@@ -132,10 +136,6 @@ def _descendants(pid: int) -> list[int]:
         for child in map(int, task.read_text().split()):
             found += [child, *_descendants(child)]
     return found
-
-
-def _resident(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _command(pid: int) -> str:

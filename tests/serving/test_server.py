@@ -175,6 +175,17 @@ def test_sigterm_drains(serve_environment: Path, long_clip: GenerationRequest, t
     assert not list(tmp_path.glob("vexpress-serve-*"))
 
 
+def test_when_triton_dies_the_server_says_so_and_leaves_nothing(serve_environment: Path, tmp_path: Path) -> None:
+    with served(serve_environment, tmp_path, "--backend=onnxruntime", "--threads=1") as server:
+        (folder,) = (path.name for path in tmp_path.glob("vexpress-serve-*"))
+        assert list(Path("/dev/shm").glob(f"{folder}*"))
+        os.kill(server.triton(), signal.SIGKILL)
+        assert server.process.wait(30) == 1
+        assert "Triton ended unexpectedly" in server.log()
+    assert not list(Path("/dev/shm").glob(f"{folder}*"))
+    assert not list(tmp_path.glob("vexpress-serve-*"))
+
+
 def _ignoring(client: object, request: GenerationRequest) -> None:
     with contextlib.suppress(UserError, ValueError):
         list(client.generate(request))
