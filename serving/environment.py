@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.engines.files import remove, user_cache
+from vexpress_trt.engines.files import check_place, remove, user_cache
 
 PACKAGES = ("nvidia-pytriton==0.7.0", "numpy==1.26.4")
 PYTHONS = ((3, 11), (3, 12))  # NumPy 1.26 has no wheel for later ones
@@ -65,8 +65,10 @@ def prepare(folder: Path, say: Callable[[str], None]) -> Environment:
     folder = folder.absolute()
     if _complete(folder):  # perhaps another user's, who made it for all
         return Environment(folder)
+    lock = Path(f"{folder}.lock")
+    check_place(lock)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
+    with FileLock(lock):
         if not _complete(folder):
             if folder.exists() and not (folder / "pyvenv.cfg").is_file() and any(folder.iterdir()):
                 raise UserError(f"--environment {folder}: the folder holds something else; name another.")

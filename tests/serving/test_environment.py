@@ -24,6 +24,13 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> Non
     assert (tmp_path / "letter").exists()
 
 
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in ("/proc/nothing/environment", tmp_path / "file" / "environment"):
+        with pytest.raises(UserError, match="cannot write"):
+            environment.prepare(Path(folder), print)
+
+
 def test_a_python_without_wheels_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "sys", SimpleNamespace(platform="linux", version_info=(3, 14), version="3.14.0 x"))
     with pytest.raises(UserError, match="Python 3.11 or 3.12: this is Python 3.14.0"):
