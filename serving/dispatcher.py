@@ -9,7 +9,7 @@ from typing import Any
 
 from vexpress_trt.serving import protocol
 from vexpress_trt.serving.errors import Refusal
-from vexpress_trt.serving.job import Job
+from vexpress_trt.serving.job import Job, check_pixels
 from vexpress_trt.serving.limits import Limits
 from vexpress_trt.serving.metrics import Metrics
 from vexpress_trt.serving.worker_process import CLOSING_KINDS, Unusable, WorkerDied, WorkerProcess
@@ -222,7 +222,8 @@ class Dispatcher:
                 return
 
     def _check_size(self, job: Job, info: dict[str, Any]) -> None:
-        """Triton keeps all frames of a clip until its stream ends. Raises Refusal for more than it should."""
+        """Refuse what is too large once its size is known. Triton keeps all frames of a clip until its stream ends."""
+        check_pixels(info["width"], info["height"], self._limits)
         size = (info["frames"] * info["width"] * info["height"] * 3) >> 20
         if job.asked.output == protocol.OUTPUT_FRAMES and size > self._limits.clip_memory:
             raise Refusal(

@@ -60,10 +60,8 @@ class Job:
                 raise Refusal(protocol.INVALID, f"the {name} is empty.")
         check_request(asked.fields, has_kps=kps is not None)
         width, height = asked.fields.get("image_width"), asked.fields.get("image_height")
-        if (width or 64) * (height or 64) > limits.max_pixels:
-            raise Refusal(
-                protocol.INVALID, f"{width}x{height} has more pixels than the {limits.max_pixels} of this server."
-            )
+        if width and height:
+            check_pixels(width, height, limits)
         return cls(portrait, audio, kps, asked, answers)
 
     def expired(self, limits: Limits) -> bool:
@@ -91,3 +89,11 @@ class Job:
                 "output": self.asked.output,
                 "max_seconds": limits.max_seconds,
             }
+
+
+def check_pixels(width: int, height: int, limits: Limits) -> None:
+    """Raises Refusal (`invalid`) for frames that are too large."""
+    if width * height > limits.max_pixels:
+        raise Refusal(
+            protocol.INVALID, f"{width}x{height} has more pixels than the {limits.max_pixels} of this server."
+        )

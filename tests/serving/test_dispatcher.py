@@ -233,6 +233,15 @@ def test_a_clip_of_too_many_pixels_is_refused_as_frames_and_made_as_a_file() -> 
     assert metrics.restarts == 0
 
 
+def test_frames_whose_size_the_model_decides_are_within_the_limit_too() -> None:
+    worker = PlayedWorker(info={"frames": 1, "width": 512, "height": 512})
+    worker.go.set()
+    with running(worker, limits=Limits(max_pixels=256 * 256)) as (dispatcher, _):
+        client = Client().ask(dispatcher, settings=b'{"image_width": 512, "output": "mp4"}')
+        assert client.wait() == protocol.INVALID
+        assert "512x512 has more pixels" in client.refusal.sentence
+
+
 def test_draining_finishes_what_was_accepted_and_takes_nothing_new() -> None:
     worker = PlayedWorker()
     with running(worker) as (dispatcher, _):
