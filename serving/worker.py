@@ -18,6 +18,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -41,6 +42,7 @@ from vexpress_trt.runtime.video_output import VideoWriter, choose_encoder
 from vexpress_trt.serving import messages, protocol
 
 log = logging.getLogger("vexpress")
+_PATH = re.compile(r"(?<![\w/.])(?:/[^\s/:;,()`'\"]+){2,}")
 
 
 class _Cancelled(BaseException):
@@ -176,12 +178,13 @@ class _Chunks:
 
 
 def without_paths(sentence: str, job: dict[str, Any]) -> str:
-    """A sentence of the runtime's, with the inputs named by what they are instead of where they lie here."""
+    """A sentence of the runtime's, with the inputs named by what they are instead of where they lie here, and no other
+    path of this machine's either."""
     names = {"reference_image_path": "the portrait", "audio_path": "the audio", "kps_path": "the key-point track"}
     for field, path in job["files"].items():
         for doubled in (f"{names[field]} {path}", path):
             sentence = sentence.replace(doubled, names[field])
-    return sentence
+    return _PATH.sub("(a path of the server's)", sentence)
 
 
 def _end_with_parent() -> None:

@@ -1,0 +1,21 @@
+"""What a worker says to strangers."""
+
+import pytest
+
+from vexpress_trt.serving.worker import without_paths
+
+JOB = {"files": {"reference_image_path": "/tmp/job/portrait", "audio_path": "/tmp/job/audio.wav"}}
+
+
+@pytest.mark.parametrize(
+    ("sentence", "told"),
+    [
+        ("/tmp/job/portrait has no face", "the portrait has no face"),
+        ("the audio /tmp/job/audio.wav is empty", "the audio is empty"),
+        ("needs its models, and /root/.models/l does not", "needs its models, and (a path of the server's) does not"),
+        ("build with `vexpress build /srv/m.bundle --x`", "build with `vexpress build (a path of the server's) --x`"),
+        ("--kps_size 0/0: frames/s, 30/1 or and/or", "--kps_size 0/0: frames/s, 30/1 or and/or"),
+    ],
+)
+def test_inputs_are_named_and_no_path_is_told(sentence: str, told: str) -> None:
+    assert without_paths(sentence, JOB) == told
