@@ -182,11 +182,8 @@ class Dispatcher:
                     return True
                 except _Told as told:
                     ending, healthy = told, True
-                except Refusal as refusal:
-                    ending, healthy = refusal, self._stopped(worker)
-                except _Gone as gone:
-                    ending = gone
-                    healthy = self._stopped(worker)
+                except (Refusal, _Gone) as given_up:
+                    ending, healthy = given_up, self._stopped(worker)
         except WorkerDied:
             ending = Refusal(protocol.FAILED, "the worker that made this clip ended unexpectedly: send it again.")
             healthy = False

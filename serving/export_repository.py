@@ -27,8 +27,8 @@ def export_repository(
     copy: bool = False,
     engines: bool = False,
     force: bool = False,
-) -> list[str]:
-    """Write a repository for `bundle`; the names of its models.
+) -> None:
+    """Write a repository for `bundle`.
 
     With `copy` the bundle lies in it, and only it has to be moved. With `engines` there is a model of the onnxruntime
     backend for each graph and precision, and of the tensorrt backend for each usable plan (of full TensorRT: Triton has
@@ -50,7 +50,6 @@ def export_repository(
             for row in list_engines(bundle):
                 if row.backend == "tensorrt" and not row.problem:
                     _write_plan_model(folder, bundle, row)
-        return sorted(path.name for path in folder.iterdir())
 
 
 def onnx_config(name: str, graph: GraphSpec) -> str:

@@ -93,7 +93,7 @@ class Counted:
 class Client:
     """One request's answers; `gone` when its client has left."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self) -> None:
         self.received: list[str] = []
         self.refusal: Refusal | None = None
         self.over = threading.Event()

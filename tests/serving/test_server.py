@@ -154,7 +154,7 @@ def test_a_dead_worker_is_replaced_and_its_request_told(
     assert server.metric('vexpress_worker_restarts{worker="0"}') == before + 1
 
 
-def test_no_inputs_are_left_on_the_servers_disk(server: Served, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_no_inputs_are_left_on_the_servers_disk(server: Served) -> None:
     server.wait_for(RUNNING, 0)
     folder = Path(server._log).parent
     assert not list(folder.glob("vexpress-serve-*/scratch/vexpress-job-*"))
