@@ -23,7 +23,7 @@ NOT_IN_A_BATCH = {
 }
 JOB_FIELDS = {spec.name: spec for spec in fields(GenerationRequest) if spec.name not in NOT_IN_A_BATCH}
 # Where a clip goes and how fast it is made do not tell requests apart.
-_NO_MATTER = {"output_path", "dump_tensors", "portrait_cache", "threads", "gpu_id"}
+_NO_MATTER = {"output_path", "dump_tensors", "portrait_cache", "threads", "gpu_id", "gpu_memory"}
 _KIND_NAMES = {Path: "a path", str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
 _PROBLEMS_SHOWN = 20
 

@@ -14,7 +14,7 @@ from vexpress_trt.serving import protocol
 from vexpress_trt.serving.limits import Limits
 
 AddCommand = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
-RUNTIME_FLAGS = "backend dtype device threads portrait_cache face_model_dir".split()
+RUNTIME_FLAGS = "backend dtype device gpu_memory threads portrait_cache face_model_dir".split()
 
 
 def add_commands(add: AddCommand, add_request_flag: Callable[[argparse.ArgumentParser, Any], None]) -> None:
@@ -121,13 +121,14 @@ def _limits(args: argparse.Namespace, held: int) -> Limits:
 
 
 def _workers(args: argparse.Namespace, bundle: Path) -> tuple[dict[str, Any], ...]:
-    """For each worker the request's fields that are the server's own."""
+    """For each worker the request's fields that are the server's own. Raises UserError for values of no use."""
     from vexpress_trt.engines.cpu import usable_cores
 
     count = len(args.gpu_ids) if args.workers is None else args.workers
     if not 1 <= count <= 64:
         raise UserError(f"--workers {count}: must be from 1 to 64.")
     given = {name: getattr(args, name) for name in RUNTIME_FLAGS if getattr(args, name) is not None}
+    GenerationRequest(Path("portrait"), Path("audio"), **given).validate()
     if args.face_model_dir is not None:
         given["face_model_dir"] = str(args.face_model_dir.absolute())
     if args.portrait_cache not in (None, "off"):  # Triton and its workers run in a folder of their own

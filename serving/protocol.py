@@ -32,7 +32,8 @@ KPS_FPS = "kps_fps"  # frames per second of a track that is an .npy: a number th
 OUTPUT_FRAMES, OUTPUT_MP4 = OUTPUTS = ("frames", "mp4")
 FILE_FIELDS = ("reference_image_path", "audio_path", "kps_path")  # sent as PORTRAIT, AUDIO and KPS
 SERVER_FIELDS = (  # the server's own: refused in a request
-    "bundle output_path dump_tensors threads device gpu_id backend dtype face_model_dir portrait_cache".split()
+    "bundle output_path dump_tensors threads device gpu_id gpu_memory backend dtype face_model_dir "
+    "portrait_cache".split()
 )
 SETTING_FIELDS = tuple(
     spec.name for spec in fields(GenerationRequest) if spec.name not in (*FILE_FIELDS, *SERVER_FIELDS)

@@ -112,7 +112,7 @@ def test_a_request_is_known_by_the_content_of_its_files(clip: GenerationRequest,
     (tmp_path / "copy.wav").write_bytes(b"speech")
     before = identity(clip)
     assert identity(replace(clip, audio_path=tmp_path / "copy.wav", output_path=tmp_path / "elsewhere.mp4")) == before
-    assert identity(replace(clip, threads=3, gpu_id=1, portrait_cache="off")) == before
+    assert identity(replace(clip, threads=3, gpu_id=1, gpu_memory="8GB", portrait_cache="off")) == before
     (tmp_path / "b.wav").write_bytes(b"Speech, and more")
     assert identity(clip) != before
 

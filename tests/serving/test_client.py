@@ -217,6 +217,7 @@ def test_addresses(url: str, target: str, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     "changes",
     [{"bundle": Path("x")}, {"backend": "torch"}, {"threads": 2}, {"dump_tensors": Path("x.npz")}, {"gpu_id": 1},
+     {"gpu_memory": "8GB"},
      {"device": "cpu"}, {"dtype": "fp32"}, {"portrait_cache": "off"}, {"face_model_dir": Path("x")}],
     ids=lambda changes: next(iter(changes)),
 )  # fmt: skip

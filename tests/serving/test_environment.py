@@ -78,8 +78,10 @@ def test_a_bundle_that_cannot_be_used_ends_it_with_the_workers_sentence(
 
 
 @pytest.mark.parametrize(
-    "flags", [["--workers=0"], ["--timeout=0"], ["--queue=-1"], ["--max_seconds=nan"], ["--drain=-1"]]
-)
+    "flags",
+    [["--workers=0"], ["--timeout=0"], ["--queue=-1"], ["--max_seconds=nan"], ["--drain=-1"], ["--gpu_memory=much"],
+     ["--threads=0"]],
+)  # fmt: skip
 def test_limits_that_are_none_are_refused(flags: list[str], capsys: pytest.CaptureFixture) -> None:
     assert main(["export-triton", "a.bundle", "a.repository", *flags]) == 2
     assert flags[0].partition("=")[0] in capsys.readouterr().err
