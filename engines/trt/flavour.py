@@ -10,7 +10,6 @@ from vexpress_trt.engines.gpu import gpu_status
 from vexpress_trt.engines.selection import package_version
 
 TENSORRT, RTX = "tensorrt", "tensorrt-rtx"
-BACKENDS = (TENSORRT, RTX)
 # What TensorRT-RTX can build for without a GPU; it does not know the data-centre GPUs of the 9.0 family.
 RTX_TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 
