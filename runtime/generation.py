@@ -5,7 +5,6 @@ from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 
@@ -27,7 +26,7 @@ from vexpress_trt.runtime.speech import Speech
 from vexpress_trt.runtime.stages import KeypointFeatures, decode, encode_portrait
 from vexpress_trt.runtime.summary import Stopwatch, Summary
 from vexpress_trt.runtime.tensors import TensorDump
-from vexpress_trt.runtime.video_output import VideoWriter, check_output_path, choose_encoder, standard_output
+from vexpress_trt.runtime.video_output import VideoWriter, choose_encoder, encode, output_target
 from vexpress_trt.runtime.windows import batches
 from vexpress_trt.runtime.workspace import Workspace
 
@@ -293,20 +292,13 @@ def write_video(
     when its reader goes away.
     """
     assert request.output_path is not None, "write_video needs an output_path"
-    target = standard_output() if str(request.output_path) == "-" else Path(request.output_path)
-    if isinstance(target, Path):
-        check_output_path(target)
+    target = output_target(request.output_path)
     generation = generate(request, on_progress=on_progress, engines=engines)
     clip = generation.clip
     encoder = choose_encoder(request.encoder, clip.width, clip.height)
     sound = {"audio_path": request.audio_path, "frames": clip.length}
-    with (
-        VideoWriter(target, clip.width, clip.height, clip.fps, encoder=encoder, **sound) as writer,
-        closing(iter(generation)) as frames,
-    ):
-        for frame in frames:
-            with generation.watch.stage("encode"):
-                writer.write(frame.image)
+    writer = VideoWriter(target, clip.width, clip.height, clip.fps, encoder=encoder, **sound)
+    encode(generation, writer, generation.watch)
     written = {"output_path": str(request.output_path), "encoder": encoder}
     return replace(generation.summary, **written, total_seconds=generation.watch.elapsed)
 

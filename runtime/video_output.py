@@ -1,7 +1,8 @@
 """The output: one H.264 encode with AAC sound, in an MP4 that is whole or absent, or as fragments in a stream."""
 
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterable
+from contextlib import ExitStack, closing
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +15,9 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.files import atomic_path, check_place
 from vexpress_trt.runtime.audio_input import opened, sound_planes
+from vexpress_trt.runtime.frame import Frame
 from vexpress_trt.runtime.muxer import muxer
+from vexpress_trt.runtime.summary import Stopwatch
 
 _BT709 = 1  # the code point of primaries, transfer and matrix in H.264's colour description (ITU-T H.273)
 _FRAGMENTED = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
@@ -30,8 +33,14 @@ def check_output_path(path: Path) -> None:
     check_place(path)
 
 
-def standard_output() -> BinaryIO:
-    """Where a streamed video goes. Raises UserError for a terminal."""
+def output_target(path: Path) -> Path | BinaryIO:
+    """Where a video goes: the file, or standard output for "-".
+
+    Raises UserError for a file that could not be written at the end, and for a terminal.
+    """
+    if str(path) != "-":
+        check_output_path(path)
+        return Path(path)
     if sys.stdout.isatty():
         raise UserError("--output_path - writes a video to standard output: lead it into a file or a player")
     return sys.stdout.buffer
@@ -58,6 +67,17 @@ def choose_encoder(wanted: str, width: int, height: int) -> str:
             ) from None
         return "libx264"
     return NVENC
+
+
+def encode(frames: Iterable[Frame], writer: "VideoWriter", watch: Stopwatch) -> None:
+    """Write frames as they come, until the video is whole; the time that takes is the watch's stage "encode".
+
+    Whatever ends it early also closes the iterator of `frames`, so that nothing more is made.
+    """
+    with writer, closing(iter(frames)) as coming:
+        for frame in coming:
+            with watch.stage("encode"):
+                writer.write(frame.image)
 
 
 def _options(encoder: str, crf: int, preset: str, *, streamed: bool) -> dict[str, str]:

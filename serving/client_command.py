@@ -2,17 +2,19 @@
 
 import argparse
 import os
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vexpress_trt.serving.protocol import TOKEN_VARIABLE
+
 if TYPE_CHECKING:
+    from vexpress_trt.runtime.frame import Frame
     from vexpress_trt.runtime.progress import ProgressCallback
     from vexpress_trt.runtime.request import GenerationRequest
     from vexpress_trt.runtime.summary import Summary
-
-TOKEN_VARIABLE = "VEXPRESS_TOKEN"
+    from vexpress_trt.serving.client import ClientGeneration
 
 
 def add_server_flags(command: argparse.ArgumentParser) -> None:
@@ -35,12 +37,10 @@ def write_video_from_server(
     """
     from vexpress_trt.runtime.progress import ProgressEvent
     from vexpress_trt.runtime.summary import Stopwatch
-    from vexpress_trt.runtime.video_output import VideoWriter, check_output_path, choose_encoder, standard_output
+    from vexpress_trt.runtime.video_output import VideoWriter, choose_encoder, encode, output_target
     from vexpress_trt.serving.client import Client
 
-    target = standard_output() if str(request.output_path) == "-" else Path(request.output_path)
-    if isinstance(target, Path):
-        check_output_path(target)
+    target = output_target(request.output_path)
     watch = Stopwatch()
     on_progress(ProgressEvent("server", 0))
     with Client(url, token or os.environ.get(TOKEN_VARIABLE)) as client:
@@ -48,15 +48,8 @@ def write_video_from_server(
         clip = generation.info
         encoder = choose_encoder(request.encoder, clip.width, clip.height)
         sound = {"audio_path": request.audio_path, "frames": clip.frames}
-        with (
-            VideoWriter(target, clip.width, clip.height, clip.fps, encoder=encoder, **sound) as writer,
-            closing(iter(generation)) as frames,
-        ):
-            for frame in frames:
-                with watch.stage("encode"):
-                    writer.write(frame.image)
-                done = frame.index + 1
-                on_progress(ProgressEvent("frames", done, clip.frames, "", done, clip.frames))
+        writer = VideoWriter(target, clip.width, clip.height, clip.fps, encoder=encoder, **sound)
+        encode(_reported(generation, on_progress), writer, watch)
     summary = generation.summary
     return replace(
         summary,
@@ -65,3 +58,13 @@ def write_video_from_server(
         stage_seconds=summary.stage_seconds | watch.seconds,
         total_seconds=watch.elapsed,
     )
+
+
+def _reported(generation: "ClientGeneration", on_progress: "ProgressCallback") -> "Iterator[Frame]":
+    from vexpress_trt.runtime.progress import ProgressEvent
+
+    total = generation.info.frames
+    with closing(iter(generation)) as frames:
+        for done, frame in enumerate(frames, 1):
+            on_progress(ProgressEvent("frames", done, total, "", done, total))
+            yield frame

@@ -33,7 +33,7 @@ def add_commands(add: AddCommand, add_request_flag: Callable[[argparse.ArgumentP
     parser.add_argument("--grpc_port", type=int, default=protocol.GRPC_PORT)
     parser.add_argument("--http_port", type=int, default=protocol.HTTP_PORT)
     parser.add_argument("--metrics_port", type=int, default=protocol.METRICS_PORT)
-    parser.add_argument("--token", help="that requests must bring; better given as VEXPRESS_TOKEN")
+    parser.add_argument("--token", help=f"that requests must bring; better given as {protocol.TOKEN_VARIABLE}")
     parser.add_argument("--environment", type=Path, metavar="DIR", help="Triton's own (default: in the user's cache)")
     parser.add_argument("--setup_only", action="store_true", help="only set up that environment")
     parser.add_argument("--verbose", action="store_true", help="Triton's own messages as well")
@@ -86,7 +86,7 @@ def _serve(args: argparse.Namespace) -> int:
         _workers(args, bundle),
         limits,
         Address(args.host, args.grpc_port, args.http_port, args.metrics_port),
-        args.token or os.environ.get("VEXPRESS_TOKEN"),
+        args.token or os.environ.get(protocol.TOKEN_VARIABLE),
         _say,
         verbose=args.verbose,
     )

@@ -49,6 +49,7 @@ CODES = (INVALID, BUSY, UNAUTHORIZED, TIMEOUT, FAILED)
 
 AUTHORIZATION = "authorization"  # HTTP header and gRPC metadata: "Bearer TOKEN"
 BEARER = "Bearer "
+TOKEN_VARIABLE = "VEXPRESS_TOKEN"  # in the environment of servers and clients
 
 MAX_PORTRAIT_BYTES = 32 << 20
 MAX_AUDIO_BYTES = 256 << 20

@@ -57,7 +57,7 @@ def serve(
         for made in (repository, control, scratch):
             made.mkdir()
         write_models(repository, ServerSettings(python, workers, limits, str(control)))
-        variables = {**environment.variables(), "TMPDIR": str(scratch), "VEXPRESS_TOKEN": token or ""}
+        variables = {**environment.variables(), "TMPDIR": str(scratch), protocol.TOKEN_VARIABLE: token or ""}
         # A frame's memory goes back to the system with its stream, so that what is still held can be seen.
         variables["MALLOC_MMAP_THRESHOLD_"] = "131072"
 

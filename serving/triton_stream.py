@@ -35,7 +35,7 @@ class TritonPythonModel:
         if int(np.__version__.split(".")[0]) >= 2:
             raise RuntimeError("this Triton answers with empty tensors under NumPy 2: install numpy<2 for it")
         given = json.loads(json.loads(args["model_config"])["parameters"]["vexpress"]["string_value"])
-        self._token = os.environ.get("VEXPRESS_TOKEN", "")
+        self._token = os.environ.get(protocol.TOKEN_VARIABLE, "")
         self._limits = Limits(**given["limits"])
         self._metrics = TritonMetrics(utils, len(given["workers"]))
         control = given.get("control")

@@ -38,7 +38,7 @@ from vexpress_trt.engines.selection import choose_engines
 from vexpress_trt.runtime.engine_pool import EnginePool
 from vexpress_trt.runtime.generation import Frame, Generation, generate
 from vexpress_trt.runtime.request import GenerationRequest
-from vexpress_trt.runtime.video_output import VideoWriter, choose_encoder
+from vexpress_trt.runtime.video_output import VideoWriter, choose_encoder, encode
 from vexpress_trt.serving import messages, protocol
 
 log = logging.getLogger("vexpress")
@@ -145,10 +145,8 @@ class Worker:
         clip = generation.clip
         sound = {"audio_path": generation.request.audio_path, "frames": clip.length}
         sink = _Chunks(self.connection)
-        with VideoWriter(sink, clip.width, clip.height, clip.fps, encoder=encoder, **sound) as writer:
-            for frame in self._frames(generation):
-                with generation.watch.stage("encode"):
-                    writer.write(frame.image)
+        writer = VideoWriter(sink, clip.width, clip.height, clip.fps, encoder=encoder, **sound)
+        encode(self._frames(generation), writer, generation.watch)
 
     def _frames(self, generation: Generation) -> Iterator[Frame]:
         with contextlib.closing(iter(generation)) as frames:

@@ -18,7 +18,9 @@ from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.gpu import gpu_status
 from vexpress_trt.runtime import muxer as muxer_module
 from vexpress_trt.runtime import video_output
-from vexpress_trt.runtime.video_output import VideoWriter, check_output_path, choose_encoder
+from vexpress_trt.runtime.frame import Frame
+from vexpress_trt.runtime.summary import Stopwatch
+from vexpress_trt.runtime.video_output import VideoWriter, check_output_path, choose_encoder, encode, output_target
 
 WIDTH, HEIGHT = 96, 64
 
@@ -309,6 +311,37 @@ def test_a_folder_without_permission_is_refused(tmp_path):
         folder = Path("/proc")
     with pytest.raises(UserError, match=f"cannot write {folder}"):
         check_output_path(folder / "a.mp4")
+
+
+def test_a_dash_is_standard_output_unless_that_is_a_terminal(tmp_path, monkeypatch):
+    assert output_target(tmp_path / "a.mp4") == tmp_path / "a.mp4"
+    with pytest.raises(UserError, match=r"let the name end in \.mp4"):
+        output_target(tmp_path / "a.avi")
+    pipe = Pipe()
+    monkeypatch.setattr("sys.stdout", SimpleNamespace(buffer=pipe, isatty=lambda: False))
+    assert output_target(Path("-")) is pipe
+    monkeypatch.setattr("sys.stdout", SimpleNamespace(buffer=pipe, isatty=lambda: True))
+    with pytest.raises(UserError, match="lead it into a file or a player"):
+        output_target(Path("-"))
+
+
+def test_a_video_that_cannot_be_written_ends_the_making_of_frames(tmp_path, wav):
+    ended = []
+
+    def frames(height):
+        try:
+            for index in range(3):
+                yield Frame(index, index / 30, np.zeros((height, WIDTH, 3), np.uint8))
+        finally:
+            ended.append(height)
+
+    watch = Stopwatch()
+    encode(frames(HEIGHT), VideoWriter(tmp_path / "a.mp4", WIDTH, HEIGHT, 30, audio_path=wav, frames=3), watch)
+    assert (tmp_path / "a.mp4").exists() and watch.seconds["encode"] > 0
+    refused, watched = frames(HEIGHT + 2), Stopwatch()
+    with pytest.raises(ValueError, match="expected a frame of shape"):
+        encode(refused, VideoWriter(tmp_path / "b.mp4", WIDTH, HEIGHT, 30, audio_path=wav, frames=3), watched)
+    assert ended == [HEIGHT, HEIGHT + 2] and not (tmp_path / "b.mp4").exists()
 
 
 class Pipe:
