@@ -14,6 +14,7 @@ from vexpress_trt.engines.files import sha256_file
 from vexpress_trt.engines.manifest import MANIFEST_NAME
 from vexpress_trt.models.box.box import BOX, GRAPHS
 from vexpress_trt.runtime.request import GenerationRequest
+from vexpress_trt.runtime.request_json import field_value
 from vexpress_trt.runtime.video_output import check_output_path
 
 INPUTS = ("reference_image_path", "audio_path", "kps_path")
@@ -21,10 +22,9 @@ NOT_IN_A_BATCH = {
     "gpu_id": "the batch gives every worker its device",
     "dump_tensors": "one clip at a time can be looked into, with `vexpress generate`",
 }
-JOB_FIELDS = {spec.name: spec for spec in fields(GenerationRequest) if spec.name not in NOT_IN_A_BATCH}
+_FIELDS = {spec.name for spec in fields(GenerationRequest)}
 # Where a clip goes and how fast it is made do not tell requests apart.
 _NO_MATTER = {"output_path", "dump_tensors", "portrait_cache", "threads", "gpu_id", "gpu_memory"}
-_KIND_NAMES = {Path: "a path", str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
 _PROBLEMS_SHOWN = 20
 
 
@@ -115,30 +115,17 @@ def _request(line: str, given: Mapping[str, Any], folder: Path) -> GenerationReq
     for name in job:
         if name in NOT_IN_A_BATCH:
             raise UserError(f"{name} has no place in a batch: {NOT_IN_A_BATCH[name]}")
-        if name not in JOB_FIELDS:
+        if name not in _FIELDS:
             raise UserError(f"{name!r} is not a field of a request, see `vexpress generate --help`")
-    values = {name: _value(name, value, folder) for name, value in job.items() if value is not None}
+    values = {
+        name: _absolute(name, field_value(name, value), folder) for name, value in job.items() if value is not None
+    }
     request = GenerationRequest(**{**given, **values})
     if request.output_path is None:
         raise UserError("output_path is missing: name the MP4 to write")
     request.validate()
     check_output_path(request.output_path)
     return request
-
-
-def _value(name: str, value: Any, folder: Path) -> Any:
-    """A field's value in the type of the request."""
-    spec = JOB_FIELDS[name]
-    kind = bool if isinstance(spec.default, bool) else spec.metadata["kind"] or str
-    wanted = {Path: str, float: (int, float)}.get(kind, kind)
-    if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
-        raise UserError(f"{name}: expected {_KIND_NAMES[kind]}, got {json.dumps(value)[:60]}")
-    if "\0" in str(value):
-        raise UserError(f"{name}: a zero character has no place in it")
-    try:
-        return _absolute(name, kind(value), folder)
-    except OverflowError:
-        raise UserError(f"{name}: {str(value)[:20]}... is too large") from None
 
 
 def _absolute(name: str, value: Any, folder: Path) -> Any:

@@ -1,15 +1,14 @@
 """The `settings` of a request: a JSON object from a stranger, checked name by name."""
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.runtime.request import GenerationRequest
+from vexpress_trt.runtime.request_json import field_value
 from vexpress_trt.serving import protocol
 from vexpress_trt.serving.errors import Refusal
-
-_SPECS = {spec.name: spec for spec in fields(GenerationRequest) if spec.name in protocol.SETTING_FIELDS}
 
 
 @dataclass(frozen=True)
@@ -56,20 +55,13 @@ def check_request(settings: dict[str, Any], *, has_kps: bool) -> None:
 def _checked(name: str, value: Any) -> Any:
     if name in (*protocol.SERVER_FIELDS, *protocol.FILE_FIELDS):
         raise _invalid(f"{name} is the server's own and cannot be set by a request.")
-    if name not in _SPECS:
-        raise _invalid(
-            f"there is no setting {name[:60]!r}; known: {', '.join((*_SPECS, protocol.OUTPUT, protocol.KPS_FPS))}."
-        )
-    spec = _SPECS[name]
-    kind = bool if isinstance(spec.default, bool) else spec.metadata["kind"] or str
-    if kind is float and type(value) is int and abs(value) < 2**53:
-        value = float(value)
-    if type(value) is not kind:
-        raise _invalid(f"{name} must be {_KINDS[kind]}.")
-    return value
-
-
-_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
+    if name not in protocol.SETTING_FIELDS:
+        known = ", ".join((*protocol.SETTING_FIELDS, protocol.OUTPUT, protocol.KPS_FPS))
+        raise _invalid(f"there is no setting {name[:60]!r}; known: {known}.")
+    try:
+        return field_value(name, value)
+    except UserError as problem:
+        raise _invalid(str(problem)) from None
 
 
 def _invalid(sentence: str) -> Refusal:

@@ -27,7 +27,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,6 +37,7 @@ from vexpress_trt.engines.selection import choose_engines
 from vexpress_trt.runtime.engine_pool import EnginePool
 from vexpress_trt.runtime.generation import Frame, Generation, generate
 from vexpress_trt.runtime.request import GenerationRequest
+from vexpress_trt.runtime.request_json import field_value
 from vexpress_trt.runtime.video_output import VideoWriter, choose_encoder, encode
 from vexpress_trt.serving import messages, protocol
 
@@ -203,8 +203,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cancel = _CancelSignal()
     _end_with_parent()
-    paths = ("bundle", "face_model_dir")
-    options = {name: Path(value) if name in paths else value for name, value in args.options.items()}
+    options = {name: field_value(name, value) for name, value in args.options.items()}
     with socket.socket(fileno=args.connection) as connection, contextlib.suppress(messages.Disconnected):
         try:
             choose_engines(

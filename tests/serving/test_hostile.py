@@ -43,6 +43,7 @@ SETTINGS = (  # text of `settings`, each to be refused
     b'{"fps": 1e400}',
     b'{"fps": "30"}',
     b'{"fps": true}',
+    b'{"fps": ' + b"[" * 900 + b"]" * 900 + b"}",
     b'{"fps": 121}',
     b'{"seed": -1}',
     b'{"seed": 1.5}',
