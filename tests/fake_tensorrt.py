@@ -190,44 +190,43 @@ class IExecutionContext:
         )  # fmt: skip
 
 
-class HostCuda:
-    """Stands in for `Cuda`: addresses are of the host's memory, streams are numbers, work is done when enqueued."""
+class HostDriver:
+    """Stands in for `Driver`: addresses are of the host's memory, streams are numbers, work is done when enqueued."""
 
     def __init__(self) -> None:
         self.memory: dict[int, np.ndarray] = {}
         self.streams: set[int] = set()
-        self.room: int | None = None
         self._numbers = count(1000)
 
     @contextmanager
     def current(self) -> Iterator[None]:
         yield
 
-    def allocate(self, size: int) -> int:
+    def mem_alloc(self, size: int) -> int:
         raw = np.empty(size + 256, np.uint8)
         address = -(-raw.ctypes.data // 256) * 256
         self.memory[address] = raw
         return address
 
-    def free(self, address: int) -> None:
+    def mem_free(self, address: int) -> None:
         del self.memory[address]
 
-    def upload(self, array: np.ndarray, address: int, stream: int) -> None:
+    def memcpy_htod(self, address: int, array: np.ndarray, stream: int) -> None:
         assert stream in self.streams
         ctypes.memmove(address, array.ctypes.data, array.nbytes)
 
-    def download(self, address: int, array: np.ndarray, stream: int) -> None:
+    def memcpy_dtoh(self, array: np.ndarray, address: int, stream: int) -> None:
         assert stream in self.streams
         ctypes.memmove(array.ctypes.data, address, array.nbytes)
 
-    def stream(self) -> int:
+    def stream_create(self) -> int:
         self.streams.add(number := next(self._numbers))
         return number
 
-    def destroy(self, stream: int) -> None:
+    def stream_destroy(self, stream: int) -> None:
         self.streams.remove(stream)
 
-    def wait(self, stream: int) -> None:
+    def stream_synchronize(self, stream: int) -> None:
         assert stream in self.streams
 
     def capture(self, stream: int, body: Callable[[], None]) -> Callable[[], None]:

@@ -9,11 +9,11 @@ import numpy as np
 from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.device_engine import DeviceEngine
 from vexpress_trt.engines.dims import DimensionError, solve
+from vexpress_trt.engines.driver import driver
 from vexpress_trt.engines.dtypes import numpy_dtype
 from vexpress_trt.engines.engine import Engine
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.manifest import GraphSpec
-from vexpress_trt.engines.trt.cuda import cuda
 from vexpress_trt.engines.trt.fitting import Here, build_command, fitting_plans
 from vexpress_trt.engines.trt.loaded_plan import LoadedPlan
 from vexpress_trt.engines.trt.scratch import scratch
@@ -53,18 +53,18 @@ class TensorRtEngine(Engine, DeviceEngine):
         self._bundle, self._here = bundle, Here.of(name, int(index or 0))
         self._plans = fitting_plans(bundle, self._here, spec)
         self._budget = gpu_memory
-        self._cuda, self._scratch = cuda(int(index or 0)), scratch(int(index or 0))
+        self._driver, self._scratch = driver(int(index or 0)), scratch(int(index or 0))
         self._loaded: tuple[StoredEngine, LoadedPlan] | None = None
         self._own: dict[str, tuple[int, int]] = {}  # {tensor: (address, bytes)} of memory of this engine
         self._results: dict[str, np.ndarray] = {}
         self._given: dict[str, tuple[int, tuple[int, ...]]] = {}  # {tensor: (address, shape)} to run with
-        with self._cuda.current():
-            self._stream = self._cuda.stream()
+        with self._driver.current():
+            self._stream = self._driver.stream_create()
             try:
                 if len(self._plans) == 1:
                     self._load(self._plans[0][0])
             except BaseException:
-                self._cuda.destroy(self._stream)
+                self._driver.stream_destroy(self._stream)
                 raise
 
     def bind_buffers(self, **buffers: Any) -> None:
@@ -77,34 +77,33 @@ class TensorRtEngine(Engine, DeviceEngine):
             self._given[name] = (_address(buffer), tuple(buffer.shape))
 
     def enqueue(self, stream: int) -> None:
-        with self._cuda.current():
+        with self._driver.current():
             plan = self._ready()
             size = plan.scratch_size()
             plan.use_scratch(self._scratch.of_stream(stream, size, self), size)
             plan.enqueue(stream)
 
     def capture(self, stream: int, body: Callable[[], None]) -> Callable[[], None]:
-        with self._cuda.current():
-            capturable = self._ready().capturable(stream)
-        if not capturable:
-            log.warning("%s cannot capture %s in a CUDA graph: calls are enqueued anew", self.backend, self.spec.name)
-            return body
-        return self._cuda.capture(stream, body)
+        with self._driver.current():
+            if self._ready().capturable(stream):
+                return self._driver.capture(stream, body)
+        log.warning("%s cannot capture %s in a CUDA graph: calls are enqueued anew", self.backend, self.spec.name)
+        return body
 
     def _bind(self, name: str, array: np.ndarray) -> None:
-        with self._cuda.current():
+        with self._driver.current():
             address = self._memory(name, array.nbytes)
-            self._cuda.upload(array, address, self._stream)
-            self._cuda.wait(self._stream)  # other streams do not wait for this one
+            self._driver.memcpy_htod(address, array, self._stream)
+            self._driver.stream_synchronize(self._stream)  # other streams do not wait for this one
         self._given[name] = (address, array.shape)
 
     def _prepare(self, shapes: tuple[tuple[int, ...], ...]) -> None:
         sizes = self._sizes_of(dict(zip(self._inputs, shapes, strict=True)))
-        with self._cuda.current():
+        with self._driver.current():
             self._plan_for(sizes)
 
     def _execute(self, sizes: dict[str, int]) -> dict[str, np.ndarray]:
-        with self._cuda.current():
+        with self._driver.current():
             for tensor in self.spec.outputs:
                 self._given.pop(tensor.name, None)
             plan = self._ready()
@@ -119,24 +118,24 @@ class TensorRtEngine(Engine, DeviceEngine):
                 plan.use_scratch(address, size)
                 plan.enqueue(self._stream)
                 for name, array in self._results.items():
-                    self._cuda.download(self._own[name][0], array, self._stream)
-                self._cuda.wait(self._stream)
+                    self._driver.memcpy_dtoh(array, self._own[name][0], self._stream)
+                self._driver.stream_synchronize(self._stream)
         return dict(self._results)
 
     def _renew(self) -> None:
         """Buffers that were bound, and the streams of `enqueue`, may be gone."""
         self._given.clear()
-        with self._cuda.current():
+        with self._driver.current():
             self._scratch.release(self)
 
     def _release(self) -> None:
-        with self._cuda.current():
-            self._cuda.wait(self._stream)
+        with self._driver.current():
+            self._driver.stream_synchronize(self._stream)
             self._unload()
             self._scratch.release(self)
             for address, _ in self._own.values():
-                self._cuda.free(address)
-            self._cuda.destroy(self._stream)
+                self._driver.mem_free(address)
+            self._driver.stream_destroy(self._stream)
         self._own.clear()
         self._given.clear()
         self._results.clear()
@@ -146,9 +145,9 @@ class TensorRtEngine(Engine, DeviceEngine):
         address, held = self._own.get(name, (0, -1))
         if held != size:
             if held >= 0:
-                self._cuda.free(address)
+                self._driver.mem_free(address)
                 del self._own[name]
-            address = self._cuda.allocate(size)
+            address = self._driver.mem_alloc(size)
             self._own[name] = (address, size)
         return address
 

@@ -10,7 +10,7 @@ from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from vexpress_trt.engines.trt.cuda import Cuda, cuda
+from vexpress_trt.engines.driver import Driver, driver
 
 
 @dataclass(eq=False)
@@ -23,7 +23,7 @@ class _Block:
 class Scratch:
     """Blocks of one GPU's memory. Methods may be called from any thread, with the GPU's context current."""
 
-    def __init__(self, gpu: Cuda) -> None:
+    def __init__(self, gpu: Driver) -> None:
         self._gpu = gpu
         self._lock = threading.Lock()
         self._idle: list[_Block] = []
@@ -38,7 +38,7 @@ class Scratch:
                 self._idle.remove(block)
             else:
                 self._drop_idle()  # too small ones make room
-                block = _Block(self._gpu.allocate(size), size)
+                block = _Block(self._gpu.mem_alloc(size), size)
         try:
             yield block.address
         finally:
@@ -54,7 +54,7 @@ class Scratch:
             blocks = self._streams.setdefault(stream, [])
             block = next((block for block in blocks if block.size >= size), None)
             if block is None:
-                block = _Block(self._gpu.allocate(size), size)
+                block = _Block(self._gpu.mem_alloc(size), size)
                 blocks.append(block)
             block.users.add(user)
             return block.address
@@ -67,18 +67,18 @@ class Scratch:
                 for block in blocks:
                     block.users.discard(user)
                     if not block.users:
-                        self._gpu.free(block.address)
+                        self._gpu.mem_free(block.address)
                 self._streams[stream] = [block for block in blocks if block.users]
                 if not self._streams[stream]:
                     del self._streams[stream]
 
     def _drop_idle(self) -> None:
         for block in self._idle:
-            self._gpu.free(block.address)
+            self._gpu.mem_free(block.address)
         self._idle.clear()
 
 
 @functools.cache
 def scratch(gpu: int) -> Scratch:
     """The shared memory of the GPU of this number."""
-    return Scratch(cuda(gpu))
+    return Scratch(driver(gpu))

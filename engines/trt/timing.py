@@ -8,9 +8,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from vexpress_trt.engines.bundle import Bundle
+from vexpress_trt.engines.driver import Driver, driver
 from vexpress_trt.engines.manifest import GraphSpec
 from vexpress_trt.engines.trt.builder import Plan
-from vexpress_trt.engines.trt.cuda import Cuda, cuda
 from vexpress_trt.engines.trt.flavour import TensorRt
 from vexpress_trt.engines.trt.key import SIDECAR_VERSION, EngineKey, Sidecar
 from vexpress_trt.engines.trt.loaded_plan import LoadedPlan
@@ -38,37 +38,37 @@ def fastest_of(
     best, times = None, []
     for _ in range(builds):
         plan = build()
-        times.append(time_plan(plan, bundle, tensorrt, spec, profile, key, cuda(gpu_id)))
+        times.append(time_plan(plan, bundle, tensorrt, spec, profile, key, driver(gpu_id)))
         if times[-1] == min(times):
             best = plan
     return best, times
 
 
 def time_plan(
-    plan: Plan, bundle: Bundle, tensorrt: TensorRt, spec: GraphSpec, profile: Profile, key: EngineKey, gpu: Cuda
+    plan: Plan, bundle: Bundle, tensorrt: TensorRt, spec: GraphSpec, profile: Profile, key: EngineKey, gpu: Driver
 ) -> float:
     """The median milliseconds of a run at the profile's best sizes."""
     sizes = {symbol: own.best for symbol, own in profile.ranges.items()}
     taken: list[int] = []
 
     def allocate(size: int) -> int:
-        taken.append(gpu.allocate(size))
+        taken.append(gpu.mem_alloc(size))
         return taken[-1]
 
     with TemporaryDirectory(dir=bundle.root, prefix=".timing.") as folder, gpu.current():
         path = Path(folder) / "candidate.plan"
         path.write_bytes(memoryview(plan.data))
         sidecar = Sidecar(SIDECAR_VERSION, key, "", 0, plan.bindings, {})
-        stream = gpu.stream()
+        stream = gpu.stream_create()
         loaded = None
         try:
             loaded = LoadedPlan(tensorrt, StoredEngine(path, sidecar, ""), spec)
             for name, array in vector_inputs(spec, sizes).items():
                 address = allocate(array.nbytes)
-                gpu.upload(np.ascontiguousarray(array), address, stream)
+                gpu.memcpy_htod(address, np.ascontiguousarray(array), stream)
                 loaded.set_shape(name, array.shape)
                 loaded.bind(name, address)
-                gpu.wait(stream)
+                gpu.stream_synchronize(stream)
             for tensor in spec.outputs:
                 loaded.bind(tensor.name, allocate(4 * int(np.prod(loaded.output_shape(tensor.name)))))
             size = loaded.scratch_size()
@@ -77,9 +77,9 @@ def time_plan(
                 loaded.enqueue(stream)
             return median(gpu.milliseconds(stream, lambda: loaded.enqueue(stream)) for _ in range(_RUNS))
         finally:
-            gpu.wait(stream)
+            gpu.stream_synchronize(stream)
             if loaded is not None:
                 loaded.close()
             for address in taken:
-                gpu.free(address)
-            gpu.destroy(stream)
+                gpu.mem_free(address)
+            gpu.stream_destroy(stream)

@@ -1,5 +1,6 @@
 """The device that is an NVIDIA GPU, through its driver."""
 
+import contextlib
 import ctypes
 import math
 import time
@@ -8,13 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from vexpress_trt.engines.driver import driver
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.runtime.cuda import nvrtc
 from vexpress_trt.runtime.cuda.device import ALIGNMENT, Device, Event, Shapes
-from vexpress_trt.runtime.cuda.kernels import Current, Kernels, checked
+from vexpress_trt.runtime.cuda.kernels import Kernels
 
-_NON_BLOCKING = 1  # CUstream_flags
-_NO_TIMING = 2  # CUevent_flags
+_POLL_SECONDS = 0.0005
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,12 @@ class GpuDevice(Device):
     def __init__(self, index: int = 0) -> None:
         """`index`: the GPU's number among the visible ones. Raises UserError where it cannot be used."""
         self.kernels = Kernels(index)
-        self._driver = nvrtc.bindings("driver")
-        self._device = self._call("cuDeviceGet", index)
-        self._context = self._call("cuDevicePrimaryCtxRetain", self._device)
-        self._memory: list[Any] = []
-        self._pinned: list[Any] = []
-        self._streams: list[Any] = []
-        self._events: list[Any] = []
+        self._driver = driver(index)
+        self._closed = False
+        self._memory: list[int] = []
+        self._pinned: list[int] = []
+        self._streams: list[int] = []
+        self._events: list[Event] = []
 
     def arena(self, shapes: Shapes) -> dict[str, GpuBuffer]:
         places, total = {}, 0
@@ -55,78 +54,69 @@ class GpuDevice(Device):
             places[name] = total
             size = math.prod(shape) * np.dtype(dtype).itemsize
             total += -(-size // ALIGNMENT) * ALIGNMENT
-        with self._current():
-            try:
-                base = self._call("cuMemAlloc", total)
-            except UserError as problem:
-                raise UserError(
-                    f"the GPU has no room for {total / 2**20:.0f} MiB of latents, features and tables ({problem}): use "
-                    "fewer steps, fewer --context_frames or a smaller image"
-                ) from None
+        with self._driver.current():
+            remedy = "use fewer steps, fewer --context_frames or a smaller image"
+            base = self._driver.mem_alloc(total, "latents, features and tables", remedy)
             self._memory.append(base)
-            self._call("cuMemsetD8", base, 0, total)
-            self._call("cuCtxSynchronize")
+            self._driver.call("cuMemsetD8", base, 0, total)
+            self._driver.call("cuCtxSynchronize")
         return {
-            name: GpuBuffer(int(base) + places[name], tuple(shape), np.dtype(dtype))
+            name: GpuBuffer(base + places[name], tuple(shape), np.dtype(dtype))
             for name, (shape, dtype) in shapes.items()
         }
 
     def pinned(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         size = math.prod(shape) * np.dtype(dtype).itemsize
-        with self._current():
-            address = self._call("cuMemHostAlloc", max(size, 1), 0)
+        with self._driver.current():
+            address = self._driver.mem_host_alloc(size)
         self._pinned.append(address)
-        array = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(int(address)))
+        array = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
         array[:] = 0
         return array.view(dtype).reshape(shape)
 
     def stream(self) -> int:
-        with self._current():
-            stream = self._call("cuStreamCreate", _NON_BLOCKING)
+        with self._driver.current():
+            stream = self._driver.stream_create()
         self._streams.append(stream)
-        return int(stream)
+        return stream
 
     def event(self) -> Event:
-        with self._current():
-            event = self._call("cuEventCreate", _NO_TIMING)
+        with self._driver.current():
+            event = self._driver.event_create()
         self._events.append(event)
         return event
 
     def record(self, event: Event, stream: int) -> None:
-        with self._current():
-            self._call("cuEventRecord", event, stream)
+        with self._driver.current():
+            self._driver.event_record(event, stream)
 
     def wait(self, stream: int, event: Event) -> None:
-        with self._current():
-            self._call("cuStreamWaitEvent", stream, event, 0)
+        with self._driver.current():
+            self._driver.stream_wait_event(stream, event)
 
     def happened(self, event: Event) -> bool:
-        with self._current():
-            (code,) = self._driver.cuEventQuery(event)
-            if code == self._driver.CUresult.CUDA_ERROR_NOT_READY:
-                return False
-            self._call("cuEventQuery", event)
-        return True
+        with self._driver.current():
+            return self._driver.event_query(event)
 
     def upload(self, array: np.ndarray, target: GpuBuffer, stream: int) -> None:
         _require_same_size(array, target)
-        with self._current():
-            self._call("cuMemcpyHtoDAsync", target.pointer, array.ctypes.data, array.nbytes, stream)
+        with self._driver.current():
+            self._driver.memcpy_htod(target.pointer, array, stream)
 
     def download(self, buffer: GpuBuffer, target: np.ndarray, stream: int) -> None:
         _require_same_size(target, buffer)
-        with self._current():
-            self._call("cuMemcpyDtoHAsync", target.ctypes.data, buffer.pointer, target.nbytes, stream)
+        with self._driver.current():
+            self._driver.memcpy_dtoh(target, buffer.pointer, stream)
 
     def copy(self, buffer: GpuBuffer, target: GpuBuffer, stream: int) -> None:
         if buffer.nbytes != target.nbytes:
             raise ValueError(f"{buffer.nbytes} bytes do not fit {target.nbytes} on the GPU")
-        with self._current():
-            self._call("cuMemcpyDtoDAsync", target.pointer, buffer.pointer, target.nbytes, stream)
+        with self._driver.current():
+            self._driver.memcpy_dtod(target.pointer, buffer.pointer, target.nbytes, stream)
 
     def clear(self, buffer: GpuBuffer, stream: int) -> None:
-        with self._current():
-            self._call("cuMemsetD8Async", buffer.pointer, 0, buffer.nbytes, stream)
+        with self._driver.current():
+            self._driver.memset(buffer.pointer, 0, buffer.nbytes, stream)
 
     def part(self, buffer: GpuBuffer, start: int, shape: tuple[int, ...]) -> GpuBuffer:
         return GpuBuffer(buffer.pointer + start * buffer.dtype.itemsize, tuple(shape), buffer.dtype)
@@ -136,29 +126,23 @@ class GpuDevice(Device):
 
     def close(self) -> None:
         """Waits for everything enqueued. Pinned arrays must not be used any more."""
-        if self._context is None:
+        if self._closed:
             return
-        with self._current():
+        self._closed = True
+        with self._driver.current():
             for stream in self._streams:
-                while self._driver.cuStreamQuery(stream)[0] == self._driver.CUresult.CUDA_ERROR_NOT_READY:
-                    time.sleep(0.0005)
+                with contextlib.suppress(UserError):  # work that failed is done as well, and was told about before
+                    while not self._driver.stream_query(stream):
+                        time.sleep(_POLL_SECONDS)
             for event in self._events:
-                self._call("cuEventDestroy", event)
+                self._driver.event_destroy(event)
             for stream in self._streams:
-                self._call("cuStreamDestroy", stream)
+                self._driver.stream_destroy(stream)
             for address in self._pinned:
-                self._call("cuMemFreeHost", address)
+                self._driver.mem_free_host(address)
             for base in self._memory:
-                self._call("cuMemFree", base)
+                self._driver.mem_free(base)
         self.kernels.close()
-        self._call("cuDevicePrimaryCtxRelease", self._device)
-        self._context = None
-
-    def _current(self) -> Current:
-        return Current(self._driver, self._context)
-
-    def _call(self, function: str, *arguments: Any) -> Any:
-        return checked(self._driver, function, *arguments)
 
 
 def _require_same_size(array: np.ndarray, buffer: GpuBuffer) -> None:

@@ -6,7 +6,7 @@ The loop and the decoder behind it use all but `noise`, `rgb_to_nv12` and the sm
 import ctypes
 from types import TracebackType
 
-from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.driver import driver
 from vexpress_trt.runtime.cuda import nvrtc
 from vexpress_trt.runtime.cuda.nvrtc import DTYPES
 
@@ -31,26 +31,15 @@ class Kernels:
 
         Raises UserError where cuda-bindings, a driver, the GPU or NVRTC is missing.
         """
-        self._driver = nvrtc.bindings("driver")
-        self._module = self._context = None
+        self._driver = driver(device)
+        self._module = None
+        major, minor = self._driver.capability
+        code = nvrtc.cubin(10 * major + minor)
         try:
-            self._call("cuInit", 0)
-        except RuntimeError as error:  # what cuda-bindings raises where there is no driver library
-            raise UserError(f"no NVIDIA driver here ({error}): choose a backend that runs on the CPU") from None
-        count = self._call("cuDeviceGetCount")
-        if not 0 <= device < count:
-            raise UserError(f"there is no GPU {device}: the driver lists {count}, counted from 0")
-        self._device = self._call("cuDeviceGet", device)
-        self._context = self._call("cuDevicePrimaryCtxRetain", self._device)
-        attribute = self._driver.CUdevice_attribute
-        major = self._call("cuDeviceGetAttribute", attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, self._device)
-        minor = self._call("cuDeviceGetAttribute", attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, self._device)
-        try:
-            code = nvrtc.cubin(10 * major + minor)
-            with self._current():
-                self._module = self._call("cuModuleLoadData", code)
+            with self._driver.current():
+                self._module = self._driver.call("cuModuleLoadData", code)
                 self._functions = {
-                    name: self._call("cuModuleGetFunction", self._module, f"vx_{name}".encode())
+                    name: self._driver.call("cuModuleGetFunction", self._module, f"vx_{name}".encode())
                     for name in nvrtc.KERNELS
                 }
         except BaseException:
@@ -66,12 +55,9 @@ class Kernels:
     def close(self) -> None:
         """Unload the kernels; what was enqueued must have run."""
         if self._module is not None:
-            with self._current():
-                self._call("cuModuleUnload", self._module)
+            with self._driver.current():
+                self._driver.call("cuModuleUnload", self._module)
             self._module = None
-        if self._context is not None:
-            self._call("cuDevicePrimaryCtxRelease", self._device)
-            self._context = None
 
     def gather_latents(
         self,
@@ -227,36 +213,5 @@ class Kernels:
         if name not in self._functions:
             raise ValueError(f"there is no kernel {name}: dtypes are {', '.join(DTYPES)}")
         grid = min(-(-columns // threads), _MOST_COLUMNS), min(rows, _MOST_ROWS), 1
-        with self._current():
-            self._call("cuLaunchKernel", self._functions[name], *grid, threads, 1, 1, 0, stream, arguments, 0)
-
-    def _current(self) -> "Current":
-        return Current(self._driver, self._context)
-
-    def _call(self, function: str, *arguments: object) -> object:
-        return checked(self._driver, function, *arguments)
-
-
-class Current:
-    """A context manager that makes a CUDA context the thread's current one."""
-
-    def __init__(self, driver: object, context: object) -> None:
-        self._driver, self._context = driver, context
-
-    def __enter__(self) -> None:
-        checked(self._driver, "cuCtxPushCurrent", self._context)
-
-    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        checked(self._driver, "cuCtxPopCurrent")
-
-
-def checked(driver: object, function: str, *arguments: object) -> object:
-    """What a driver function gives. Raises UserError with the driver's name of an error and its text."""
-    code, *given = getattr(driver, function)(*arguments)
-    if code != driver.CUresult.CUDA_SUCCESS:
-        name, text = (
-            found.decode() if found else str(code)
-            for found in (driver.cuGetErrorName(code)[1], driver.cuGetErrorString(code)[1])
-        )
-        raise UserError(f"the NVIDIA driver reports {name} from {function}: {text}")
-    return given[0] if given else None
+        with self._driver.current():
+            self._driver.call("cuLaunchKernel", self._functions[name], *grid, threads, 1, 1, 0, stream, arguments, 0)

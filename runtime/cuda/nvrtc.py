@@ -23,7 +23,7 @@ def cubin(architecture: int) -> bytes:
 
     Raises UserError where NVRTC is missing, does not know the architecture or refuses the source.
     """
-    key = f"kernels-sm{architecture}-nvrtc{version(bindings('nvrtc'))}-{source_hash()[:16]}"
+    key = f"kernels-sm{architecture}-nvrtc{version(bindings())}-{source_hash()[:16]}"
     kept = user_cache() / "kernels" / f"{key}.cubin"
     try:
         return kept.read_bytes()
@@ -36,7 +36,7 @@ def cubin(architecture: int) -> bytes:
 
 def compiled(architecture: int) -> bytes:
     """As `cubin`, without the cache."""
-    nvrtc = bindings("nvrtc")
+    nvrtc = bindings()
     known = _checked(nvrtc, nvrtc.nvrtcGetNumSupportedArchs())[1]
     known = list(_checked(nvrtc, nvrtc.nvrtcGetSupportedArchs())[1])[:known]
     if architecture not in known:
@@ -65,13 +65,10 @@ def source_hash() -> str:
     return digest.hexdigest()
 
 
-def bindings(name: str) -> ModuleType:
-    """`cuda.bindings.driver` or `cuda.bindings.nvrtc`. Raises UserError where cuda-bindings is missing."""
+def bindings() -> ModuleType:
+    """`cuda.bindings.nvrtc`. Raises UserError where cuda-bindings is missing."""
     try:
-        if name == "nvrtc":
-            from cuda.bindings import nvrtc as module
-        else:
-            from cuda.bindings import driver as module
+        from cuda.bindings import nvrtc as module
     except ImportError as error:
         raise UserError(f"the CUDA loop needs cuda-bindings ({error}): pip install 'vexpress-trt[cuda]'") from None
     return module

@@ -63,7 +63,7 @@ def fresh_bundle(typed_bundle: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> fake_tensorrt.HostCuda:
+def gpu(monkeypatch: pytest.MonkeyPatch) -> fake_tensorrt.HostDriver:
     """A machine with one GPU (sm89) and both TensorRTs, all played on the CPU; both are of version 11.4 there."""
     from vexpress_trt.engines.trt.scratch import Scratch
 
@@ -76,9 +76,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> fake_tensorrt.HostCuda:
     )
     monkeypatch.setattr(TensorRt, "cuda_major", 13)
     monkeypatch.setattr(fitting, "load_tensorrt", lambda backend: TensorRt(backend, fake_tensorrt, "11.4"))
-    host = fake_tensorrt.HostCuda()
+    host = fake_tensorrt.HostDriver()
     shared = Scratch(host)
-    monkeypatch.setattr(engine_module, "cuda", lambda index: host)
+    monkeypatch.setattr(engine_module, "driver", lambda index: host)
     monkeypatch.setattr(engine_module, "scratch", lambda index: shared)
     monkeypatch.setattr(fake_tensorrt.Runtime, "deserialised", [])
     monkeypatch.setattr(fake_tensorrt.IExecutionContext, "runs", [])
@@ -86,6 +86,6 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> fake_tensorrt.HostCuda:
 
 
 @pytest.fixture(params=[TENSORRT, RTX])
-def flavoured(request: pytest.FixtureRequest, gpu: fake_tensorrt.HostCuda) -> TensorRt:
+def flavoured(request: pytest.FixtureRequest, gpu: fake_tensorrt.HostDriver) -> TensorRt:
     """Each of the two, as that machine has them."""
     return TensorRt(request.param, sys.modules["fake_tensorrt"], "11.4")

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import fake_tensorrt
 import numpy as np
 import pytest
-from fake_tensorrt import HostCuda, store_plan
+from fake_tensorrt import HostDriver, store_plan
 
 from vexpress_trt import cli
 from vexpress_trt.engines.bundle import Bundle
@@ -35,7 +35,7 @@ def load(bundle: Bundle, tensorrt: TensorRt, **settings) -> TensorRtEngine:
     return TensorRtEngine(bundle, spec, backend=tensorrt.backend, **settings)
 
 
-def test_arrays_in_arrays_out(bundle: Bundle, flavoured: TensorRt, gpu: HostCuda, example) -> None:
+def test_arrays_in_arrays_out(bundle: Bundle, flavoured: TensorRt, gpu: HostDriver, example) -> None:
     store_plan(bundle, flavoured, "vae_decoder", settings=SMALL)
     one = example(count=1)
     with load(bundle, flavoured) as engine:
@@ -102,7 +102,7 @@ def test_engines_that_never_run_at_once_share_their_working_memory(bundle, gpu, 
 
 
 def test_memory_of_a_stream_stays_where_it_is_while_captured_work_may_use_it() -> None:
-    host = HostCuda()
+    host = HostDriver()
     shared = Scratch(host)
     small = shared.of_stream(1, 1000, "a")
     assert shared.of_stream(1, 5000, "b") != small and shared.of_stream(1, 800, "b") == small
@@ -230,7 +230,7 @@ def test_a_budget_lets_weights_stream_or_refuses(bundle: Bundle, flavoured: Tens
         load(bundle, flavoured, gpu_memory=allowed - 200)
 
 
-def test_what_rtx_compiled_is_kept_beside_the_plan(bundle: Bundle, gpu: HostCuda, caplog) -> None:
+def test_what_rtx_compiled_is_kept_beside_the_plan(bundle: Bundle, gpu: HostDriver, caplog) -> None:
     caplog.set_level(logging.INFO, "vexpress")
     tensorrt = TensorRt(RTX, fake_tensorrt, "11.4")
     cache = store_plan(bundle, tensorrt, "vae_decoder").with_suffix(".jit")
@@ -242,7 +242,7 @@ def test_what_rtx_compiled_is_kept_beside_the_plan(bundle: Bundle, gpu: HostCuda
     assert cache.read_bytes() == b"compiled for this GPU"
 
 
-def test_full_tensorrt_needs_no_such_cache(bundle: Bundle, gpu: HostCuda) -> None:
+def test_full_tensorrt_needs_no_such_cache(bundle: Bundle, gpu: HostDriver) -> None:
     path = store_plan(bundle, TensorRt(TENSORRT, fake_tensorrt, "11.4"), "vae_decoder")
     load(bundle, TensorRt(TENSORRT, fake_tensorrt, "11.4")).close()
     assert not path.with_suffix(".jit").exists()
@@ -269,7 +269,7 @@ def test_auto_takes_the_engines_in_the_bundle_where_all_graphs_have_one(bundle, 
     assert choose_engines(bundle, device="cpu", dtype="fp32") == before
 
 
-def test_full_tensorrt_comes_before_rtx(bundle: Bundle, gpu: HostCuda) -> None:
+def test_full_tensorrt_comes_before_rtx(bundle: Bundle, gpu: HostDriver) -> None:
     for backend in (RTX, TENSORRT):
         store_plan(bundle, TensorRt(backend, fake_tensorrt, "11.4"), "vae_decoder")
     assert choose_engines(bundle).backend == TENSORRT
@@ -285,7 +285,7 @@ def test_full_tensorrt_comes_before_rtx(bundle: Bundle, gpu: HostCuda) -> None:
         ({}, "has no tensorrt engine of vae_decoder in fp32 that runs here: build with"),
     ],
 )
-def test_what_cannot_be_had_is_refused(bundle: Bundle, gpu: HostCuda, wishes: dict, said: str) -> None:
+def test_what_cannot_be_had_is_refused(bundle: Bundle, gpu: HostDriver, wishes: dict, said: str) -> None:
     with pytest.raises(UserError, match=said):
         choose_engines(bundle, **({"backend": "tensorrt"} | wishes))
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import fake_tensorrt
 import pytest
-from fake_tensorrt import HostCuda, store_plan
+from fake_tensorrt import HostDriver, store_plan
 
 from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.errors import UserError
@@ -21,11 +21,11 @@ from vexpress_trt.engines.trt.timing_cache import TimingCache
 
 
 @pytest.fixture
-def machine(gpu: HostCuda, monkeypatch: pytest.MonkeyPatch) -> HostCuda:
+def machine(gpu: HostDriver, monkeypatch: pytest.MonkeyPatch) -> HostDriver:
     """The GPU that is played, for a build by a builder that is played as well."""
     tensorrt = TensorRt(TENSORRT, sys.modules["fake_tensorrt"], "11.4")
     monkeypatch.setattr(build_module, "load_tensorrt", lambda backend: tensorrt)
-    monkeypatch.setattr(timing, "cuda", lambda index: gpu)
+    monkeypatch.setattr(timing, "driver", lambda index: gpu)
     card = SimpleNamespace(devices=(SimpleNamespace(name="NVIDIA H100 80GB"),), cuda="13.0")
     for module in (timing_cache, build_module):
         monkeypatch.setattr(module, "gpu_status", lambda: card)

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vexpress_trt.runtime.cuda import nvrtc
+from vexpress_trt.engines.driver import driver
 from vexpress_trt.runtime.cuda.host_kernels import HostKernels
-from vexpress_trt.runtime.cuda.kernels import Kernels, checked
+from vexpress_trt.runtime.cuda.kernels import Kernels
 
 pytestmark = pytest.mark.gpu
 
@@ -25,26 +25,24 @@ class Gpu:
 
     def __init__(self, kernels: Kernels) -> None:
         self.kernels = kernels
-        self.driver = nvrtc.bindings("driver")
-        self._device = self.call("cuDeviceGet", 0)
-        self.call("cuCtxPushCurrent", self.call("cuDevicePrimaryCtxRetain", self._device))
-        self._stream = self.call("cuStreamCreate", self.driver.CUstream_flags.CU_STREAM_NON_BLOCKING)
-        self.stream = int(self._stream)
+        self.driver = driver(0)
+        self._current = self.driver.current()
+        self._current.__enter__()
+        self.stream = self.driver.stream_create()
         self._memory: list[tuple[object, int, int, np.ndarray]] = []
 
     def close(self) -> None:
         self.synchronise()
         for base, *_ in self._memory:
             self.call("cuMemFree", base)
-        self.call("cuStreamDestroy", self._stream)
-        self.call("cuCtxPopCurrent")
-        self.call("cuDevicePrimaryCtxRelease", self._device)
+        self.driver.stream_destroy(self.stream)
+        self._current.__exit__(None, None, None)
 
     def call(self, function: str, *arguments: object) -> object:
-        return checked(self.driver, function, *arguments)
+        return self.driver.call(function, *arguments)
 
     def synchronise(self) -> None:
-        self.call("cuStreamSynchronize", self._stream)
+        self.call("cuStreamSynchronize", self.stream)
 
     def upload(self, array: np.ndarray, shift: int = 0) -> int:
         """The address of a copy between guard bytes, `shift` values away from what is aligned to 256 bytes."""
@@ -68,16 +66,16 @@ class Gpu:
 
     def captured(self, enqueue: Callable[[], None]) -> object:
         """What `enqueue` puts on the stream, as a graph that can be launched."""
-        mode = self.driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        self.call("cuStreamBeginCapture", self._stream, mode)
+        mode = self.driver.module.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        self.call("cuStreamBeginCapture", self.stream, mode)
         try:
             enqueue()
         finally:
-            graph = self.call("cuStreamEndCapture", self._stream)
+            graph = self.call("cuStreamEndCapture", self.stream)
         return self.call("cuGraphInstantiate", graph, 0)
 
     def launch(self, graph: object) -> None:
-        self.call("cuGraphLaunch", graph, self._stream)
+        self.call("cuGraphLaunch", graph, self.stream)
 
 
 @pytest.fixture
