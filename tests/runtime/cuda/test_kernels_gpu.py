@@ -51,6 +51,7 @@ class Gpu:
         image[before : before + array.nbytes] = array.reshape(-1).view(np.uint8)
         base = self.call("cuMemAlloc", len(image))
         self.call("cuMemcpyHtoD", base, image.ctypes.data, len(image))
+        self.call("cuCtxSynchronize")  # the stream does not wait for a copy from pageable memory
         self._memory.append((base, before, len(image), array))
         return int(base) + before
 
