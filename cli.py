@@ -76,15 +76,11 @@ def _generate(args: argparse.Namespace) -> int:
 
 
 def _shipped_bundle() -> Path:
-    from vexpress_trt.models.box.box import SETTINGS, is_shipped, shipped_bundle
+    from vexpress_trt.models.box.box import is_shipped, shipped_bundle, taken_for_want_of_another
 
     if not is_shipped():
         raise UserError("--bundle is missing: name a bundle, or make one with `vexpress export`.")
-    trained_for = " ".join(f"--{name} {value:g}" for name, value in SETTINGS.items())
-    log.warning(
-        "no --bundle is given: the model in the box is taken, which knows drawn faces only and was trained for "
-        f"{trained_for}"
-    )
+    log.warning(f"no --bundle is given: {taken_for_want_of_another()}")
     return shipped_bundle()
 
 

@@ -89,10 +89,10 @@ def _pool(args: argparse.Namespace, jobs: "Sequence[Job]") -> "Pool":
 
 
 def _announce_box(jobs: "Sequence[Job]") -> None:
-    from vexpress_trt.models.box.box import is_shipped
+    from vexpress_trt.models.box.box import is_shipped, taken_for_want_of_another
 
     job = next((job for job in jobs if job.request.bundle is None), None)
     if job is not None and not is_shipped():
         raise UserError(f"line {job.line} has no bundle: name one there or with --bundle.")
     if job is not None:
-        log.warning(f"line {job.line} has no bundle: the model in the box is taken, which knows drawn faces only")
+        log.warning(f"line {job.line} has no bundle: {taken_for_want_of_another()}")

@@ -1,6 +1,7 @@
 """`vexpress serve` and `vexpress export-triton`: flags, and one call each. Nothing heavy is imported before that."""
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from vexpress_trt.runtime.request import GenerationRequest
 from vexpress_trt.serving import protocol
 from vexpress_trt.serving.limits import Limits
 
+log = logging.getLogger("vexpress")
 AddCommand = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
 RUNTIME_FLAGS = "backend dtype device gpu_memory threads portrait_cache face_model_dir".split()
 
@@ -77,9 +79,10 @@ def _serve(args: argparse.Namespace) -> int:
         return 0
     bundle = args.bundle
     if bundle is None:
-        from vexpress_trt.models.box.box import shipped_bundle
+        from vexpress_trt.models.box.box import shipped_bundle, taken_for_want_of_another
 
         bundle = shipped_bundle()
+        log.warning(f"no --bundle is given: {taken_for_want_of_another()}")
     return serve(
         environment,
         sys.executable,

@@ -32,6 +32,12 @@ def is_shipped(box: Path = BOX) -> bool:
     return (box / GRAPHS / MANIFEST_NAME).is_file()
 
 
+def taken_for_want_of_another() -> str:
+    """What whoever named no bundle has to know."""
+    trained_for = " ".join(f"--{name} {value:g}" for name, value in SETTINGS.items())
+    return f"the model in the box is taken, which knows drawn faces only and was trained for {trained_for}"
+
+
 def shipped_bundle(box: Path = BOX) -> Path:
     """The bundle's folder in the user's cache; it is made there when it is missing or damaged.
 

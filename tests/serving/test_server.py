@@ -74,6 +74,10 @@ def test_plain_http_answers_with_the_whole_mp4(server: Served, short_clip: Gener
         assert "invalid: --encoder h264_nvenc" in problem.value.read().decode()
 
 
+def test_the_model_in_the_box_is_announced_once(server: Served) -> None:
+    assert server.log().count("warning: no --bundle is given: the model in the box is taken") == 1
+
+
 def test_health_and_metadata_are_tritons(server: Served) -> None:
     assert server.get("/v2/health/ready")[0] == server.get("/v2/health/live")[0] == 200
     assert '"portrait"' in server.get("/v2/models/vexpress")[1]
