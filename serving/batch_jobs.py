@@ -13,6 +13,7 @@ from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.files import sha256_file
 from vexpress_trt.engines.manifest import MANIFEST_NAME
 from vexpress_trt.models.box.box import BOX, GRAPHS
+from vexpress_trt.runtime.faces.insightface_detector import find_models
 from vexpress_trt.runtime.request import GenerationRequest
 from vexpress_trt.runtime.request_json import field_value
 from vexpress_trt.runtime.video_output import check_output_path
@@ -79,16 +80,19 @@ def read_jobs(path: Path, defaults: Mapping[str, Any]) -> list[Job]:
 
 
 def identity(request: GenerationRequest) -> str:
-    """A hash of all that decides what the clip looks like: settings, and the content of inputs and bundle.
+    """A hash of all that decides what the clip looks like: settings, and the content of inputs and models.
 
     Raises OSError where a file cannot be read.
     """
+    apart = {*_NO_MATTER, *INPUTS, "bundle", "face_model_dir"}
     settings = {
-        spec.name: str(value) if isinstance(value, Path) else value
+        spec.name: value
         for spec in fields(request)
-        if spec.name not in {*_NO_MATTER, *INPUTS, "bundle"} and (value := getattr(request, spec.name)) is not None
+        if spec.name not in apart and (value := getattr(request, spec.name)) is not None
     }
     files = {name: path for name in INPUTS if (path := getattr(request, name)) is not None}
+    if request.face_model_dir is not None and (models := find_models(request.face_model_dir)) is not None:
+        files |= {path.name: path for path in models.glob("*.onnx")}
     files["bundle"] = (request.bundle or BOX / GRAPHS) / MANIFEST_NAME  # the manifest holds the hashes of all others
     whole = {"settings": settings, "files": {name: _content(path) for name, path in files.items()}}
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()

@@ -111,6 +111,15 @@ def test_a_request_is_known_by_the_content_of_its_files(clip: GenerationRequest,
     assert identity(clip) != before
 
 
+def test_a_face_detector_is_known_by_its_models_not_by_where_they_lie(clip: GenerationRequest, tmp_path: Path) -> None:
+    for folder, content in (("one", b"a detector"), ("copy", b"a detector"), ("other", b"another one")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "det_10g.onnx").write_bytes(content)
+    one, copy, other = (identity(replace(clip, face_model_dir=tmp_path / name)) for name in ("one", "copy", "other"))
+    assert one == copy
+    assert len({one, other, identity(clip)}) == 3
+
+
 def test_other_settings_or_another_model_make_another_request(clip: GenerationRequest, tmp_path: Path) -> None:
     (tmp_path / "m.bundle").mkdir()
     (tmp_path / "m.bundle" / "manifest.json").write_text("{}")
