@@ -1,5 +1,6 @@
 """torch on a GPU's own buffers: enqueued on a stream that is not torch's, or captured there as part of a CUDA graph."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,25 +15,27 @@ from vexpress_trt.engines.torch_engine import TorchEngine, device_of, to_torch
 if TYPE_CHECKING:
     import torch
 
+log = logging.getLogger("vexpress")
+
 
 class TorchDeviceEngine(TorchEngine, DeviceEngine):
     """`TorchEngine` that also runs on buffers of its device, without a copy.
 
     On the CPU buffers are NumPy arrays, runs are done when they are enqueued, and there is nothing to capture.
     FP32 is computed in FP32: torch's use of TF32 for convolutions is switched off, for the whole process.
+    On a GPU a denoiser takes its fused form (`FusedDenoiser`), whose kernels Triton compiles at the first run; where
+    there is no Triton, or none that works, a warning says why and the denoiser stays as it is.
     """
 
-    def __init__(self, *given: Any, gates_apart: bool = True, **named: Any) -> None:
-        """As `TorchEngine`; `gates_apart`: whether gated projections are computed as two products on a GPU."""
+    def __init__(self, *given: Any, fused: bool | None = None, **named: Any) -> None:
+        """As `TorchEngine`; `fused`: whether a denoiser takes its fused form, which is slow without the kernels. None:
+        where they are."""
         super().__init__(*given, **named)
         self._outputs: dict[str, Any] = {}
+        self._fuse(fused)
         if self._device != "cpu":
             import torch
 
-            from vexpress_trt.export.nets.gates import separate_gates
-
-            if gates_apart:
-                self._module = separate_gates(self._module)
             if self._dtype == torch.float32:
                 torch.backends.cuda.matmul.allow_tf32 = False
                 torch.backends.cudnn.allow_tf32 = False
@@ -72,6 +75,27 @@ class TorchDeviceEngine(TorchEngine, DeviceEngine):
                 graph.replay()
 
         return replay
+
+    def _fuse(self, wanted: bool | None) -> None:
+        import torch
+
+        from vexpress_trt.export.nets.denoiser import Denoiser
+        from vexpress_trt.export.nets.fused.denoiser import FusedDenoiser
+        from vexpress_trt.export.nets.fused.operations import why_plain
+
+        if type(self._module) is not Denoiser:  # the plain form, a subclass, has no fused one
+            return
+        if wanted is None and self._device != "cpu":
+            reason = why_plain(torch.device(self._device))
+            wanted = reason is None
+            if reason:
+                log.warning("%s runs without fused kernels, and slower: %s", self.spec.name, reason)
+        if not wanted:
+            return
+        try:
+            self._module = FusedDenoiser(self._module)
+        except RuntimeError as problem:
+            raise out_of_memory(problem, self.spec.name) or problem from None
 
     def _bind(self, name: str, array: np.ndarray) -> None:
         super()._bind(name, array)

@@ -15,6 +15,7 @@ from vexpress_trt.bench.gpu_check.parts import CheckFailed, Record, Setting
 from vexpress_trt.export.nets.audio_projection import AudioProjection
 from vexpress_trt.export.nets.configs import GuiderConfig, MotionConfig, ProjectionConfig, UNetConfig
 from vexpress_trt.export.nets.denoiser import Denoiser
+from vexpress_trt.export.nets.fused.denoiser import FusedDenoiser
 from vexpress_trt.export.nets.guider import KpsGuider
 from vexpress_trt.export.nets.reference import Reference
 from vexpress_trt.export.tensor_files import read_tensors
@@ -79,6 +80,8 @@ class Cases:
             "reference": self.reference,
             "denoiser_guided": self.guided,
             "denoiser_single": self.single,
+            "denoiser_guided, fused": lambda: fused(self.guided()),
+            "denoiser_single, fused": lambda: fused(self.single()),
         }
         if find_spec("diffusers"):
             cases |= {"vae_encoder": self.vae_encoder, "vae_decoder": self.vae_decoder}
@@ -161,6 +164,12 @@ class Cases:
 
     def _load(self, name: str) -> dict[str, np.ndarray]:
         return dict(np.load(self.modules / f"{name}.npz"))
+
+
+def fused(case: Case) -> Case:
+    """The case of a denoiser, for the form that a GPU's engine takes."""
+    module, inputs, expected = case
+    return FusedDenoiser(module), inputs, expected
 
 
 def outputs(module: nn.Module, inputs: list[Any], precision: str, device: str) -> list[Tensor]:

@@ -62,7 +62,14 @@ class Denoisers:
     """The guided and the single denoiser of a model on a device, with one set of weights."""
 
     def __init__(
-        self, networks: NetworkConfigs, clip: Clip, *, device: str, precision: str, weights_on: str = "cpu"
+        self,
+        networks: NetworkConfigs,
+        clip: Clip,
+        *,
+        device: str,
+        precision: str,
+        weights_on: str = "cpu",
+        fused: bool = True,
     ) -> None:
         self.clip = clip
         self.engines: dict[bool, TorchDeviceEngine] = {}
@@ -71,7 +78,7 @@ class Denoisers:
                 lambda guided=guided: denoiser(networks, guided=guided), device=weights_on, dtype=TORCH["fp32"]
             )
             spec = denoiser_spec(networks, guided=guided, precision=precision)
-            engine = engine_on(device, spec, module, precision)
+            engine = engine_on(device, spec, module, precision, fused=fused)
             sizes = {"B": clip.window_batch, "F": clip.plan.window, "h": clip.side, "w": clip.side}
             given = random_inputs(spec, sizes, device="cpu")
             fixed = [name for name in given if name not in ("latents", "timestep", "tokens", "kps_feature")]

@@ -1,4 +1,7 @@
-"""The captured loop against the eager one, against the CPU's loop with the same predictions, against the CPU alone."""
+"""The captured loop against the eager one, against the CPU's loop with the same predictions, against the CPU alone.
+
+The denoisers are fused, except for those of the CPU alone.
+"""
 
 import numpy as np
 
@@ -38,7 +41,7 @@ def check(setting: Setting, record: Record) -> None:
                 "largest_to_the_cpus_loop": largest(captured, by_host),
             }
             if precision == "fp32":
-                on_cpu = Denoisers(networks, clip, device="cpu", precision="fp32")
+                on_cpu = Denoisers(networks, clip, device="cpu", precision="fp32", fused=False)
                 expected = host_loop(clip, on_cpu, solver=solver)
                 found["largest_to_the_cpu_alone"] = largest(captured, expected)
                 found["deviation"] = float(expected.std())

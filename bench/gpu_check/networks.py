@@ -130,13 +130,13 @@ def random_inputs(spec: GraphSpec, sizes: dict[str, int], *, device: str, seed: 
 
 
 def engine_on(
-    device: str, spec: GraphSpec, module: nn.Module, precision: str, *, gates_apart: bool = True
+    device: str, spec: GraphSpec, module: nn.Module, precision: str, *, fused: bool = True
 ) -> TorchDeviceEngine:
-    """An engine of a network that is there already."""
+    """An engine of a network that is there already. `fused`: a denoiser takes its fused form, if a GPU has kernels for
+    it; on the CPU by plain forms, to try the check."""
     backend = "torch-cuda" if device == "cuda" else "torch"
-    return TorchDeviceEngine(
-        None, spec, backend=backend, dtype=precision, module=module, threads=1, gates_apart=gates_apart
-    )
+    wanted = None if fused and device == "cuda" else fused
+    return TorchDeviceEngine(None, spec, backend=backend, dtype=precision, module=module, threads=1, fused=wanted)
 
 
 def arguments(spec: GraphSpec, tensors: dict[str, Tensor]) -> list[object]:

@@ -1,4 +1,7 @@
-"""One denoiser call at full size: milliseconds, the share of the matmul ceiling, and the original's way beside it."""
+"""One denoiser call at full size: milliseconds, the share of the matmul ceiling, unfused and the original's way beside.
+
+"exact" is what the engine takes: the exact savings in the fused form.
+"""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -7,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vexpress_trt.bench.gpu_check.golden import signal_to_noise
 from vexpress_trt.bench.gpu_check.networks import (
     TORCH,
     all_finite,
@@ -19,17 +23,19 @@ from vexpress_trt.bench.gpu_check.networks import (
     randomised,
 )
 from vexpress_trt.bench.gpu_check.parts import CheckFailed, Record, Setting
-from vexpress_trt.bench.gpu_check.timing import in_turns, matmul_ceiling
-from vexpress_trt.engines.manifest import GraphSpec
+from vexpress_trt.bench.gpu_check.shapes import count_bytes, count_flop
+from vexpress_trt.bench.gpu_check.timing import in_turns, matmul_ceiling, memory_bandwidth
 from vexpress_trt.export.nets.configs import NetworkConfigs
+from vexpress_trt.export.nets.fused.operations import why_plain
 
 SIZES = {"B": 1, "F": 24, "h": 64, "w": 64}
 SMALL_SIZES = {"B": 1, "F": 4, "h": 8, "w": 8}
 _ATTENTION = ("flash", "fmha", "attention", "sdpa", "mha")
+_ORIGINAL = "original's way, eager"
 
 
 def check(setting: Setting, record: Record) -> None:
-    """Raises CheckFailed where a prediction is not finite."""
+    """Raises CheckFailed where a prediction is not finite, or where a GPU computes without the fused kernels."""
     networks = model_for(setting).networks()
     sizes = SMALL_SIZES if setting.small else SIZES
     device, rounds = setting.device, 3 if setting.small else 7
@@ -38,50 +44,70 @@ def check(setting: Setting, record: Record) -> None:
     record("tflop_executed", flop[False] / 1e12)
     record("tflop_plain", flop[True] / 1e12)
     record("flop_counted_by", "torch's FlopCounterMode on shapes alone: convolutions, matrix products, attention")
+    bandwidth = memory_bandwidth(device, mib=16 if setting.small else 2048)
+    record("memory_bandwidth_gb_per_s", bandwidth)
+    without_kernels = why_plain(torch.device(device))
+    record("plain_operations_because", without_kernels)
     precisions = ("fp16", "bf16") if device == "cuda" else ("fp32",)
+    for form, fused in (("exact", True), ("unfused", False)):
+        record(f"passes_{form}", passes(count_bytes(networks, sizes, precisions[0], fused=fused), bandwidth))
     for precision in precisions:
+        first = precision == precisions[0]
         ceiling = matmul_ceiling(device, TORCH[precision], size=512 if setting.small else 8192)
         record(f"ceiling_{precision}_tflops", ceiling)
         with Call(networks, sizes, device, precision) as exact:
             contenders = {"exact eager": exact.eager, "exact captured": exact.captured}
             seconds = in_turns(contenders, device, rounds=rounds)
             record(f"memory_{precision}", exact.memory())
-            if precision == precisions[0]:
-                contenders = {
-                    "exact captured": exact.captured,
-                    "original's way, eager": baseline(networks, sizes, device, precision),
-                }
-                seconds |= in_turns(contenders, device, rounds=rounds)
-                ratio = seconds["original's way, eager"] / seconds["exact captured"]
-                record("times_faster_than_the_originals_way", ratio)
+            if first:
+                seconds |= compared(exact, networks, sizes, device, precision, rounds, record)
+                for other in ("unfused captured", _ORIGINAL):
+                    record(f"times_faster_than_{other}", seconds[other] / seconds["exact captured"])
             for name, value in seconds.items():
-                record(f"{name}, {precision}", figures(value, flop["original" in name], ceiling))
+                record(f"{name}, {precision}", figures(value, flop[name == _ORIGINAL], ceiling))
             if not all_finite([exact.prediction]):
                 raise CheckFailed(f"the {precision} prediction is not finite")
-            if precision == precisions[0]:
-                record("kernels", profile(exact.eager) if device == "cuda" else {})
-                for name, seconds in variants(exact, networks, sizes, device, precision, rounds).items():
-                    record(f"{name}, {precision}", figures(seconds, flop[False], ceiling))
+            if first and device == "cuda":
+                record("kernels", profile(exact.eager))
+    if device == "cuda" and without_kernels:
+        raise CheckFailed(without_kernels)
 
 
-def variants(
-    exact: "Call", networks: NetworkConfigs, sizes: dict[str, int], device: str, precision: str, rounds: int
+def compared(
+    exact: "Call",
+    networks: NetworkConfigs,
+    sizes: dict[str, int],
+    device: str,
+    precision: str,
+    rounds: int,
+    record: Record,
 ) -> dict[str, float]:
-    """{name: seconds} of the captured call with another memory format, and with algorithms that cuDNN has tried out."""
+    """{name: seconds} of the call in turns with one that is not fused, with one whose convolutions cuDNN has chosen by
+    trying, and with the original's way."""
     with (
-        Call(networks, sizes, device, precision, channels_last=True) as channels_last,
+        Call(networks, sizes, device, precision, fused=False) as unfused,
         Call(networks, sizes, device, precision) as tried,
-        Call(networks, sizes, device, precision, gates_apart=False) as whole,
     ):
         with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
             tried.captured()
         contenders = {
-            "exact captured, again": exact.captured,
-            "exact captured, channels-last": channels_last.captured,
+            "exact captured": exact.captured,
             "exact captured, cudnn.benchmark": tried.captured,
-            "exact captured, gates in one product": whole.captured,
+            "unfused captured": unfused.captured,
+            _ORIGINAL: baseline(networks, sizes, device, precision),
         }
-        return in_turns(contenders, device, rounds=rounds)
+        seconds = in_turns(contenders, device, rounds=rounds)
+        record("snr_to_unfused_db", signal_to_noise(*(call.prediction.cpu().numpy() for call in (unfused, exact))))
+        if device == "cuda":
+            record("kernels_unfused", profile(unfused.eager))
+    return seconds
+
+
+def passes(moved: dict[str, int], bandwidth: float) -> dict[str, float]:
+    """GB that everything but products, convolutions and attentions moves, by kind, and ms at a bandwidth in GB/s."""
+    total = sum(moved.values()) / 1e9
+    large = {name: size / 1e9 for name, size in moved.items() if size > 1e7}
+    return {"gb": total, "ms_at_the_bandwidth": total / bandwidth * 1e3, **large}
 
 
 def figures(seconds: float, flop: int, ceiling: float) -> dict[str, float]:
@@ -101,17 +127,14 @@ class Call:
         precision: str,
         *,
         change: Callable[[nn.Module], nn.Module] = lambda module: module,
-        channels_last: bool = False,
-        gates_apart: bool = True,
+        fused: bool = True,
     ) -> None:
         self._device = device
         if device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         spec = denoiser_spec(networks, guided=True, precision=precision)
         module = randomised(lambda: denoiser(networks, guided=True), device=device, dtype=TORCH[precision])
-        self._engine = engine_on(device, spec, change(module), precision, gates_apart=gates_apart)
-        if channels_last:
-            module.to(memory_format=torch.channels_last)
+        self._engine = engine_on(device, spec, change(module), precision, fused=fused)
         inputs = random_inputs(spec, sizes, device=device)
         self.prediction = torch.zeros(1, 2, *inputs["latents"].shape[1:], device=device)
         given = {**inputs, "prediction": self.prediction}
@@ -183,19 +206,6 @@ def baseline(networks: NetworkConfigs, sizes: dict[str, int], device: str, preci
     return call
 
 
-def count_flop(networks: NetworkConfigs, sizes: dict[str, int], *, plain: bool) -> int:
-    """Operations of a guided call, two for each multiply-add; only shapes are computed."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    spec: GraphSpec = denoiser_spec(networks, guided=True, precision="fp32", plain=plain)
-    with torch.device("meta"), torch.no_grad():
-        module = denoiser(networks, guided=True, plain=plain)
-    given = _shapes_only(spec, sizes)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        module(*arguments(spec, given))
-    return counter.get_total_flops()
-
-
 def profile(work: Callable[[], None], *, most: int = 25) -> dict[str, Any]:
     """The kernels of one run: which ones attend, and where the time goes."""
     from torch.profiler import ProfilerActivity
@@ -222,16 +232,3 @@ def _device_us(event: Any) -> float:
         if hasattr(event, name):
             return float(getattr(event, name))
     return 0.0
-
-
-def _shapes_only(spec: GraphSpec, sizes: dict[str, int]) -> dict[str, Tensor]:
-    from vexpress_trt.engines.dims import evaluate
-
-    return {
-        tensor.name: torch.empty(
-            [evaluate(dimension, sizes) for dimension in tensor.shape],
-            dtype=getattr(torch, tensor.dtype),
-            device="meta",
-        )
-        for tensor in spec.inputs
-    }

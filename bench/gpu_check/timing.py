@@ -38,3 +38,11 @@ def matmul_ceiling(device: str, dtype: torch.dtype, *, size: int, repeats: int =
     out = torch.empty_like(one)
     seconds = in_turns({"matmul": lambda: torch.mm(one, other, out=out)}, device, rounds=repeats)
     return 2 * size**3 / seconds["matmul"] / 1e12
+
+
+def memory_bandwidth(device: str, *, mib: int, repeats: int = 20) -> float:
+    """GB/s, read and written, of the median copy of so many MiB."""
+    source = torch.ones(mib << 20, dtype=torch.uint8, device=device)
+    out = torch.empty_like(source)
+    seconds = in_turns({"copy": lambda: out.copy_(source)}, device, rounds=repeats)
+    return 2 * len(source) / seconds["copy"] / 1e9

@@ -17,7 +17,8 @@ from vexpress_trt.bench.gpu_check.loops import faults, largest
 from vexpress_trt.bench.gpu_check.networks import MINI
 from vexpress_trt.bench.gpu_check.parts import PartResult, Setting, run_part
 from vexpress_trt.bench.gpu_check.report import as_markdown, shown
-from vexpress_trt.bench.gpu_check.speed import count_flop, figures
+from vexpress_trt.bench.gpu_check.shapes import count_bytes, count_flop
+from vexpress_trt.bench.gpu_check.speed import figures, passes
 from vexpress_trt.bench.gpu_check.waits import is_wait
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -42,10 +43,10 @@ def test_a_part_runs_on_the_cpu(part: str, tmp_path: Path) -> None:
     found = json.loads((tmp_path / "found.json").read_text())
     expected = {
         "loop": "ddim, two graphs, fp32",
-        "golden": "vae_decoder",
+        "golden": "denoiser_single, fused",
         "waits": "calls",
         "generate": "video",
-        "speed": "exact captured, channels-last, fp32",
+        "speed": "unfused captured, fp32",
         "clip": "ten_seconds_extrapolated",
     }
     assert expected[part] in found
@@ -74,6 +75,25 @@ def test_operations_are_counted_from_shapes_and_the_plain_network_has_more() -> 
     exact, plain = (count_flop(networks, sizes, plain=plain) for plain in (False, True))
     assert 0 < exact < plain
     assert count_flop(networks, {**sizes, "F": 4}, plain=False) > 1.9 * exact
+
+
+def test_bytes_are_counted_from_shapes_and_the_fused_form_moves_fewer() -> None:
+    networks, sizes = MINI.networks(), {"B": 1, "F": 2, "h": 8, "w": 8}
+    fused, unfused = (count_bytes(networks, sizes, "fp16", fused=form) for form in (True, False))
+    images, pixels, channels, size = 4, 8 * 8, 32, 2
+    first = images * pixels * channels * size
+    # Feed-forwards: six in the first level, five in the second with twice the channels and a quarter of the pixels.
+    assert fused["gated_gelu"] == (8 + 4) * (6 * first + 5 * first // 2)
+    assert fused["bias of a convolution"] < unfused["bias of a convolution"] / 3
+    assert sum(fused.values()) < 0.6 * sum(unfused.values())
+    assert sum(count_bytes(networks, sizes, "fp32", fused=True).values()) == pytest.approx(
+        2 * sum(fused.values()), rel=0.02
+    )
+
+
+def test_passes_take_the_time_that_their_bytes_need() -> None:
+    found = passes({"add": 30_000_000_000, "silu": 10_000_000_000, "mul": 8}, bandwidth=4000.0)
+    assert found == {"gb": pytest.approx(40.0), "ms_at_the_bandwidth": pytest.approx(10.0), "add": 30.0, "silu": 10.0}
 
 
 def test_ten_seconds_are_the_calls_of_all_windows_and_decoding_behind_the_last() -> None:

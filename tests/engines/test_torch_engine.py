@@ -214,15 +214,39 @@ def test_on_buffers_it_gives_what_it_gives_on_arrays(name: str, by_name: dict[st
             engine.bind_buffers(nothing=expected)
 
 
-def test_gates_computed_by_two_products_give_the_same_without_another_weight() -> None:
-    from vexpress_trt.export.nets.blocks import FeedForward
-    from vexpress_trt.export.nets.gates import SeparateGates, separate_gates
+@pytest.mark.parametrize("name", ["denoiser_guided", "denoiser_single"])
+def test_a_denoiser_takes_its_fused_form_with_the_same_result(
+    name: str, by_name: dict[str, Graph], store: Callable
+) -> None:
+    from vexpress_trt.engines.torch_cuda_engine import TorchDeviceEngine
+    from vexpress_trt.export.nets.fused.denoiser import FusedDenoiser
 
-    torch.manual_seed(0)
-    whole = FeedForward(32).requires_grad_(False)
-    tokens, weight = torch.randn(2, 50, 32), whole.net[0].proj.weight
-    expected = whole(tokens)
-    apart = separate_gates(whole)
-    assert isinstance(apart.net[0], SeparateGates)
-    assert apart.net[0].gate.weight.untyped_storage().data_ptr() == weight.untyped_storage().data_ptr()
-    torch.testing.assert_close(apart(tokens), expected, rtol=1e-6, atol=1e-6)
+    bundle = store(by_name[name])
+    inputs = vector_inputs(by_name[name].spec("fp32"), SMALL)
+    spec = bundle.graph(name, "fp32")
+    with (
+        TorchDeviceEngine(bundle, spec, threads=1) as plain,
+        TorchDeviceEngine(bundle, spec, threads=1, fused=True) as fused,
+    ):
+        kinds = [isinstance(engine._module, FusedDenoiser) for engine in (plain, fused)]
+        assert kinds == [False, True]  # by itself it does so on a GPU
+        expected, prediction = (engine.run(**inputs)["prediction"] for engine in (plain, fused))
+    np.testing.assert_allclose(prediction, expected, rtol=1e-4, atol=2e-5)
+
+
+def test_a_gpu_without_triton_keeps_the_denoiser_as_it_is_and_says_why(
+    by_name: dict[str, Graph], store: Callable, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from vexpress_trt.engines.torch_cuda_engine import TorchDeviceEngine
+    from vexpress_trt.export.nets.denoiser import Denoiser
+    from vexpress_trt.export.nets.fused import operations
+
+    bundle = store(by_name["denoiser_single"])
+    monkeypatch.setattr(operations, "why_plain", lambda device: f"no Triton for {device}")
+    with TorchDeviceEngine(bundle, bundle.graph("denoiser_single", "fp32"), threads=1) as engine:
+        assert not caplog.records
+        monkeypatch.setattr(engine, "_device", "cuda:1")
+        engine._fuse(None)
+        assert type(engine._module) is Denoiser
+        monkeypatch.undo()
+    assert caplog.messages == ["denoiser_single runs without fused kernels, and slower: no Triton for cuda:1"]
