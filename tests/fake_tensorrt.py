@@ -174,12 +174,22 @@ class IExecutionContext:
         if missing or self._memory is None or self._memory[1] < NEEDED:
             ours._log.log(ILogger.ERROR, f"no address for {missing}" if missing else "no working memory")
             return False
-        arrays = {name: self._array(name) for name in ours._tensors}
-        results = ours._engine.run(**{name: arrays[name] for name in self._shapes})
-        for name, result in results.items():
-            arrays[name][...] = result
-        IExecutionContext.runs.append((ours._engine.spec.name, stream, self._memory[0]))
+        arrays, working = {name: self._array(name) for name in ours._tensors}, self._memory[0]
+        inputs = tuple(self._shapes)
+
+        def run() -> None:
+            ctypes.memset(working, 0xFF, NEEDED)
+            for name, result in ours._engine.run(**{name: arrays[name] for name in inputs}).items():
+                arrays[name][...] = result
+
+        IExecutionContext._put(stream, run)
+        IExecutionContext.runs.append((ours._engine.spec.name, stream, working))
         return True
+
+    @staticmethod
+    def _put(stream: int, run: Callable[[], None]) -> None:
+        """Enqueue a run, which takes sizes and addresses as they are now."""
+        run()
 
     def _array(self, name: str) -> np.ndarray:
         tensor, shape = self._engine._tensors[name], self.get_tensor_shape(name)
