@@ -65,18 +65,9 @@ class Gpu:
         assert (image[before + array.nbytes :] == 0xA5).all(), "written behind the array"
         return image[before : before + array.nbytes].view(array.dtype).reshape(array.shape)
 
-    def captured(self, enqueue: Callable[[], None]) -> object:
-        """What `enqueue` puts on the stream, as a graph that can be launched."""
-        mode = self.driver.module.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        self.call("cuStreamBeginCapture", self.stream, mode)
-        try:
-            enqueue()
-        finally:
-            graph = self.call("cuStreamEndCapture", self.stream)
-        return self.call("cuGraphInstantiate", graph, 0)
-
-    def launch(self, graph: object) -> None:
-        self.call("cuGraphLaunch", graph, self.stream)
+    def captured(self, enqueue: Callable[[], None]) -> Callable[[], None]:
+        """What `enqueue` puts on the stream, to be launched as a graph."""
+        return self.driver.capture(self.stream, enqueue)
 
 
 @pytest.fixture
@@ -230,9 +221,9 @@ def test_a_captured_call_serves_the_whole_schedule(gpu: Gpu) -> None:
         kernels.step_window(*step_arguments(pointers, "float16", 2, frames, size), stream)
         kernels.advance(cursor, stream)
 
-    graph = gpu.captured(call)
+    launch = gpu.captured(call)
     for _ in range(calls):
-        gpu.launch(graph)
+        launch()
         HOST.gather_latents(arrays["ring"], table, arrays["cursor"], latents, frames, size, slots, "float16")
         HOST.step_window(*step_arguments(arrays, "float16", 2, frames, size))
         HOST.advance(arrays["cursor"])

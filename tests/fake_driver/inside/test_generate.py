@@ -1,0 +1,55 @@
+"""A whole `generate` with TensorRT on a GPU: the model in the box, nothing replaced but TensorRT and the driver."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorrt
+from fake_driver.stand_in import StandIn
+from fake_tensorrt import store_plan
+
+from vexpress_trt.engines.bundle import Bundle
+from vexpress_trt.engines.trt.flavour import TENSORRT, TensorRt
+from vexpress_trt.engines.trt.profile import ProfileSettings
+from vexpress_trt.models.box.box import shipped_bundle
+from vexpress_trt.models.box.clip_request import clip_request
+from vexpress_trt.models.box.held_out import HeldOutClip
+from vexpress_trt.runtime import GenerationRequest, generate
+
+CLIP = HeldOutClip(0)
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle in the box with an engine of each graph, as `vexpress build` would leave it."""
+    root = shutil.copytree(shipped_bundle(), tmp_path_factory.mktemp("planned") / "box.bundle")
+    bundle = Bundle.open(root)
+    for graph in {spec.name for spec in bundle.manifest.graphs}:
+        store_plan(bundle, TensorRt(TENSORRT, tensorrt, "11.4"), graph, settings=ProfileSettings())
+    return root
+
+
+@pytest.fixture(scope="module")
+def request_of(planned: Path, tmp_path_factory: pytest.TempPathFactory) -> GenerationRequest:
+    """A second of speech in 3 steps, one of them without guidance, on the processor."""
+    return clip_request(
+        CLIP, tmp_path_factory.mktemp("clip"), bundle=planned, backend="onnxruntime", dtype="fp32", threads=1,
+        num_inference_steps=3, guidance_interval="0,0.7",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def expected(request_of: GenerationRequest) -> np.ndarray:
+    return np.stack([frame.image for frame in generate(request_of)])
+
+
+@pytest.mark.parametrize("more", [{}, {"gpu_id": 1}, {"save_gpu_memory": True}])
+def test_frames_are_those_of_the_processor(
+    more: dict, request_of: GenerationRequest, expected: np.ndarray, stand_in: StandIn
+) -> None:
+    generation = generate(replace(request_of, backend="tensorrt", device="cuda", dtype="auto", **more))
+    frames = np.stack([frame.image for frame in generation])
+    assert generation.summary.backend.startswith("tensorrt")
+    np.testing.assert_array_equal(frames, expected)
