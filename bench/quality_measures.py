@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 from vexpress_trt.models.mini.drive import SAMPLE_RATE
-from vexpress_trt.models.mini.measure import correlation, mouth_box, psnr
+from vexpress_trt.models.mini.measure import correlation
 from vexpress_trt.models.mini.pose import head_frame
 
 LAGS = range(-4, 5)  # frames
@@ -33,17 +33,6 @@ def loudness(samples: np.ndarray, frames: int) -> np.ndarray:
     power = np.array([window @ padded[int(centre) : int(centre) + 2 * half] ** 2 for centre in centres])
     level = 10 * np.log10(power / power.max() + 1e-12)
     return np.clip(1 + level / _LOUD_RANGE, 0, 1)
-
-
-def mean_psnr(frames: np.ndarray, truth: np.ndarray) -> float:
-    """Mean of the frames' PSNR in dB."""
-    return float(np.mean([psnr(*pair) for pair in zip(frames, truth, strict=True)]))
-
-
-def mean_mouth_psnr(frames: np.ndarray, truth: np.ndarray, track: np.ndarray) -> float:
-    """Mean PSNR in dB of the mouths' boxes of heads with key points [T, 3, 2]."""
-    boxes = [mouth_box(points) for points in track]
-    return float(np.mean([psnr(a[box], b[box]) for a, b, box in zip(frames, truth, boxes, strict=True)]))
 
 
 def mean_ssim(frames: np.ndarray, truth: np.ndarray) -> float:

@@ -11,12 +11,17 @@ from vexpress_trt.bench.quality_measures import (
     correlation_by_lag,
     gradient_distance,
     loudness,
-    mean_mouth_psnr,
-    mean_psnr,
     mean_ssim,
 )
 from vexpress_trt.models.box.held_out import HeldOutClip
-from vexpress_trt.models.mini.measure import correlation, flicker, keypoint_errors, mouth_opening
+from vexpress_trt.models.mini.measure import (
+    correlation,
+    flicker,
+    mean_keypoint_error,
+    mean_mouth_psnr,
+    mean_psnr,
+    mouth_openings,
+)
 
 
 @dataclass(frozen=True)
@@ -47,8 +52,8 @@ class Score:
 def score(clips: Sequence[HeldOutClip], outputs: Sequence[np.ndarray]) -> Score:
     """`outputs`: what was generated for each clip, uint8 [T, 128, 128, 3]."""
     pairs = list(zip(clips, outputs, strict=True))
-    true = [openings(clip, clip.truth) for clip in clips]
-    seen = [openings(clip, frames) for clip, frames in pairs]
+    true = [mouth_openings(clip.truth, clip.track) for clip in clips]
+    seen = [mouth_openings(frames, clip.track) for clip, frames in pairs]
     single = [correlation(*curves) for curves in zip(true, seen, strict=True)]
     heard = [loudness(clip.samples, len(curve)) for clip, curve in zip(clips, seen, strict=True)]
     lags = np.mean([correlation_by_lag(*curves) for curves in zip(true, seen, strict=True)], axis=0)
@@ -67,16 +72,8 @@ def score(clips: Sequence[HeldOutClip], outputs: Sequence[np.ndarray]) -> Score:
         ssim=mean(mean_ssim(frames, clip.truth) for clip, frames in pairs),
         gradient_distance=mean(gradient_distance(frames, clip.truth) for clip, frames in pairs),
         colour_error=mean(colour_error(frames, clip.truth, clip.track) for clip, frames in pairs),
-        keypoint_error=mean(_misplaced(clip, frames) for clip, frames in pairs),
+        keypoint_error=mean(
+            mean_keypoint_error(frames, clip.track, clip.portrait, clip.portrait_keypoints) for clip, frames in pairs
+        ),
         flicker_ratio=mean(flicker(frames) for frames in outputs) / mean(flicker(clip.truth) for clip in clips),
     )
-
-
-def openings(clip: HeldOutClip, frames: np.ndarray) -> np.ndarray:
-    """How far the mouth is open in each frame, [T]."""
-    return np.array([mouth_opening(*pair) for pair in zip(frames, clip.track, strict=True)])
-
-
-def _misplaced(clip: HeldOutClip, frames: np.ndarray) -> float:
-    portrait = clip.portrait, clip.portrait_keypoints
-    return float(np.mean([keypoint_errors(*pair, *portrait) for pair in zip(frames, clip.track, strict=True)]))

@@ -16,7 +16,6 @@ import numpy as np
 
 from vexpress_trt.bench.machine import describe_machine, machine_line
 from vexpress_trt.bench.quality import COLUMNS, chosen_clips, open_small, run_clip, score_cells
-from vexpress_trt.bench.quality_measures import mean_psnr
 from vexpress_trt.bench.quality_score import Score, score
 from vexpress_trt.bench.report import command_line, number, read_json, table, write_json
 from vexpress_trt.engines.bundle import Bundle
@@ -26,6 +25,7 @@ from vexpress_trt.engines.stamps import file_hashes
 from vexpress_trt.models.box.box import SETTINGS
 from vexpress_trt.models.box.clip_request import clip_request
 from vexpress_trt.models.box.held_out import HeldOutClip
+from vexpress_trt.models.mini.measure import mean_psnr
 from vexpress_trt.runtime.presets import PRESETS
 
 log = logging.getLogger("vexpress")

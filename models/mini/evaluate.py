@@ -12,7 +12,14 @@ from vexpress_trt.models.mini.autoencoder import Autoencoder, load_autoencoder, 
 from vexpress_trt.models.mini.clips import CLIP_FRAMES, Clip, plan_clip
 from vexpress_trt.models.mini.diffusion import MOTION_FOLDER, guides
 from vexpress_trt.models.mini.listening import Listener, load_listener, rows_of, windows_of
-from vexpress_trt.models.mini.measure import correlation, flicker, keypoint_errors, mouth_box, mouth_opening, psnr
+from vexpress_trt.models.mini.measure import (
+    correlation,
+    flicker,
+    mean_keypoint_error,
+    mean_mouth_psnr,
+    mean_psnr,
+    mouth_openings,
+)
 from vexpress_trt.models.mini.networks import SmallVExpress
 from vexpress_trt.models.mini.records import read_all
 from vexpress_trt.models.mini.sampling import Settings, generate
@@ -35,20 +42,15 @@ class Case:
 
     def openings(self, frames: np.ndarray) -> np.ndarray:
         """How far the mouth is open in each of `frames`, [T]."""
-        return np.array([mouth_opening(*pair) for pair in zip(frames, self.clip.track, strict=True)])
+        return mouth_openings(frames, self.clip.track)
 
     def psnr(self, frames: np.ndarray) -> tuple[float, float]:
         """Mean PSNR to the truth in dB of whole frames and of the mouth's box."""
-        whole = [psnr(a, b) for a, b in zip(frames, self.truth, strict=True)]
-        boxes = [mouth_box(points) for points in self.clip.track]
-        return float(np.mean(whole)), float(
-            np.mean([psnr(a[box], b[box]) for a, b, box in zip(frames, self.truth, boxes, strict=True)])
-        )
+        return mean_psnr(frames, self.truth), mean_mouth_psnr(frames, self.truth, self.clip.track)
 
     def misplaced(self, frames: np.ndarray) -> float:
         """Mean distance of eyes and nose from their key points, as a share of the face's width."""
-        known = self.portrait, self.clip.portrait_keypoints
-        return float(np.mean([keypoint_errors(*pair, *known) for pair in zip(frames, self.clip.track, strict=True)]))
+        return mean_keypoint_error(frames, self.clip.track, self.portrait, self.clip.portrait_keypoints)
 
 
 def evaluate(folder: Path, stage: str, count: int, settings: Settings) -> dict[str, float]:

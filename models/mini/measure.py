@@ -51,6 +51,11 @@ def mouth_opening(image: np.ndarray, keypoints: np.ndarray) -> float:
     return float(inside.sum(axis=0).mean() / _PATCH / (PARTED + JAW_DROP))
 
 
+def mouth_openings(frames: np.ndarray, track: np.ndarray) -> np.ndarray:
+    """`mouth_opening` of each of the frames, uint8 [T, 128, 128, 3] with key points [T, 3, 2]: [T]."""
+    return np.array([mouth_opening(*pair) for pair in zip(frames, track, strict=True)])
+
+
 def correlation(first: np.ndarray, second: np.ndarray) -> float:
     """Pearson's r of two curves [T]; 0 where one of them does not move."""
     if np.std(first) < 1e-6 or np.std(second) < 1e-6:
@@ -67,6 +72,17 @@ def psnr(first: np.ndarray, second: np.ndarray) -> float:
     """Peak signal-to-noise ratio in dB of uint8 images of one shape."""
     error = np.mean((first.astype(np.float64) - second.astype(np.float64)) ** 2)
     return float(10 * np.log10(255.0**2 / max(error, 1e-9)))
+
+
+def mean_psnr(frames: np.ndarray, truth: np.ndarray) -> float:
+    """Mean over frames uint8 [T, H, W, 3] of their PSNR in dB."""
+    return float(np.mean([psnr(*pair) for pair in zip(frames, truth, strict=True)]))
+
+
+def mean_mouth_psnr(frames: np.ndarray, truth: np.ndarray, track: np.ndarray) -> float:
+    """Mean PSNR in dB of the mouths' boxes of heads with key points [T, 3, 2]."""
+    boxes = [mouth_box(points) for points in track]
+    return float(np.mean([psnr(a[box], b[box]) for a, b, box in zip(frames, truth, boxes, strict=True)]))
 
 
 def _span(centre: float, half: float) -> slice:
@@ -93,6 +109,14 @@ def keypoint_errors(
             for wanted, known in zip(keypoints, portrait_keypoints, strict=True)
         ]
     )
+
+
+def mean_keypoint_error(
+    frames: np.ndarray, track: np.ndarray, portrait: np.ndarray, portrait_keypoints: np.ndarray
+) -> float:
+    """Mean of `keypoint_errors` over frames uint8 [T, 128, 128, 3] with key points [T, 3, 2]."""
+    known = portrait, portrait_keypoints
+    return float(np.mean([keypoint_errors(*pair, *known) for pair in zip(frames, track, strict=True)]))
 
 
 def _displacement(

@@ -11,12 +11,11 @@ from vexpress_trt.bench.quality_measures import (
     correlation_by_lag,
     gradient_distance,
     loudness,
-    mean_mouth_psnr,
-    mean_psnr,
     mean_ssim,
 )
-from vexpress_trt.bench.quality_score import openings, score
+from vexpress_trt.bench.quality_score import score
 from vexpress_trt.models.box.held_out import held_out_clips
+from vexpress_trt.models.mini.measure import mean_mouth_psnr, mean_psnr, mouth_openings
 from vexpress_trt.models.mini.world import render
 
 
@@ -55,7 +54,7 @@ def test_another_persons_colours_are_seen(clip) -> None:
 
 
 def test_a_late_mouth_has_a_positive_lag(clip) -> None:
-    opening = openings(clip, clip.truth)
+    opening = mouth_openings(clip.truth, clip.track)
     for lag in (-3, 0, 2):
         found = correlation_by_lag(opening, np.roll(opening, lag))
         assert LAGS[int(np.argmax(found))] == lag
