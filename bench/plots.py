@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from vexpress_trt.bench.machine import machine_line
 from vexpress_trt.bench.report import number, read_json
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.files import atomic_path
@@ -77,7 +78,7 @@ def _stage_bars(axes: Any, results: list[Result]) -> None:
     for result in results:
         seconds = _seconds_per_output_frame(result)
         names += [name for name in seconds if name not in names]
-        series.append((_named(f"{result['backend']} {result['dtype']}", result, results), seconds))
+        series.append((_named(_setting(result, result), result, results), seconds))
     thickness = 0.8 / len(series)
     for place_in_group, (label, seconds) in enumerate(series):
         shift = (place_in_group - (len(series) - 1) / 2) * thickness
@@ -88,7 +89,7 @@ def _stage_bars(axes: Any, results: list[Result]) -> None:
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.set_xlim(right=1.15 * max(max(seconds.values()) for _, seconds in series))
-    axes.set_xlabel(f"seconds per output frame, {results[0]['num_inference_steps']} steps")
+    axes.set_xlabel("seconds per output frame")
     axes.set_title(_title(results))
     axes.legend(fontsize=8)
 
@@ -106,23 +107,32 @@ def _seconds_per_output_frame(result: Result) -> dict[str, float]:
 
 
 def _label(result: Result, contender: Result) -> str:
-    name = "baseline, " if contender["against_baseline"] is None else ""
-    return f"{name}{contender['backend']} {contender['dtype']}, {result['num_inference_steps']} steps"
+    setting = _setting(result, contender)
+    return f"baseline, {setting}" if contender["against_baseline"] is None else setting
+
+
+def _setting(result: Result, ran: Result) -> str:
+    return f"{ran['backend']} {ran['dtype']}, {result['num_inference_steps']} steps"
 
 
 def _named(label: str, result: Result, results: list[Result]) -> str:
-    """The label, with the job's name before it where the results are of several."""
-    return label if len(set(map(_job, results))) == 1 else f"{_job(result)}: {label}"
-
-
-def _job(result: Result) -> str:
-    return f"{result['bundle']}, {result['image_width']}x{result['image_height']}"
+    """The label, with job and machine before it where the results are of several."""
+    shared = _shared(results)
+    return ": ".join([*(fact for fact in _facts(result) if fact not in shared), label])
 
 
 def _title(results: list[Result]) -> str:
-    machine, jobs = results[0]["machine"], set(map(_job, results))
-    where = f"{machine['cores']} cores of {machine['cpu']}"
-    return f"{jobs.pop()}, {where}" if len(jobs) == 1 else where
+    return ", ".join(_shared(results))
+
+
+def _shared(results: list[Result]) -> list[str]:
+    return [fact for fact, *others in zip(*map(_facts, results), strict=True) if set(others) <= {fact}]
+
+
+def _facts(result: Result) -> tuple[str, str]:
+    """The job and the machine of a result."""
+    size = f"{result['image_width']}x{result['image_height']}"
+    return f"{result['bundle']}, {size}", machine_line(result["machine"])
 
 
 _PANELS: dict[str, Callable[[Any, list[Result]], None]] = {"compare": _pareto, "stages": _stage_bars}

@@ -100,5 +100,17 @@ def test_results_of_several_bundles_are_told_apart() -> None:
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert len(set(labels)) == 6 and labels[1] == "x.bundle, 64x64: openvino fp32, 4 steps"
     assert "bundle" not in axes.get_title()
+    assert axes.get_title() == "2 cores of a processor"
     plots._pareto(axes, [COMPARE])
-    assert axes.get_title().startswith("x.bundle, 64x64")
+    assert axes.get_title() == "x.bundle, 64x64, 2 cores of a processor"
+
+
+def test_results_of_several_machines_are_told_apart() -> None:
+    from vexpress_trt.bench import plots
+
+    other = STAGES | {"machine": {"cores": 8, "cpu": "another"}, "num_inference_steps": 8}
+    (axes,) = plots._figure(1).axes
+    plots._stage_bars(axes, [STAGES, other])
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["2 cores of a processor: openvino bf16, 4 steps", "8 cores of another: openvino bf16, 8 steps"]
+    assert axes.get_title() == "x.bundle, 64x64"
