@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -28,6 +28,7 @@ class Engine(ABC):
     """
 
     backend: str
+    keeps_within: ClassVar[bool] = False  # whether it takes `gpu_memory`, bytes of a GPU that it may have
 
     def __init__(self, spec: GraphSpec):
         self.spec = spec
@@ -86,6 +87,11 @@ class Engine(ABC):
         """The shape of an output when the symbols have these sizes; None if it depends on something else."""
         shape = [evaluate(dimension, sizes) for dimension in tensor.shape]
         return None if None in shape else tuple(shape)
+
+    @property
+    def gpu_bytes(self) -> tuple[int, int] | None:
+        """What it has on a GPU, (weights, working memory), where the backend knows and it is loaded; else None."""
+        return None
 
     def renew(self) -> None:
         """Go on as if just loaded: nothing is bound, and results do not depend on what was run before."""
@@ -168,12 +174,17 @@ class Engine(ABC):
             raise ValueError(f"{self.spec.name}: {problem}") from None
 
 
-def out_of_memory(problem: Exception, graph: str) -> UserError | None:
-    """The sentence for a backend's failed allocation, which each of them words in its own way; else None."""
+def out_of_memory(problem: Exception, graph: str, allowed: int | None = None) -> UserError | None:
+    """The sentence for a backend's failed allocation, which each of them words in its own way; else None.
+
+    `allowed`: bytes of `gpu_memory` that it had to do with.
+    """
     text = str(problem).lower()
     if isinstance(problem, MemoryError) or "bad_alloc" in text or ("allocate" in text and "memory" in text):
+        limit = "" if allowed is None else f", for which {allowed / 2**20:.0f} MiB of --gpu_memory were left"
         return UserError(
-            f"there is not enough memory for {graph}: use --save_gpu_memory, fewer --context_frames or a smaller image"
+            f"there is not enough memory for {graph}{limit}: use --save_gpu_memory, fewer --context_frames or a "
+            "smaller image"
         )
     return None
 
@@ -186,17 +197,22 @@ def load_engine(
     precision: str | None = None,
     threads: int | None = None,
     dtype: str | None = None,
+    gpu_memory: int | None = None,
 ) -> Engine:
     """Load a graph of a bundle on a backend.
 
     `backend` is a name from `vexpress doctor` or "auto". `precision` picks the graph ("fp32", "fp16", "bf16"; None: the
     one that suits the backend), `dtype` what the backend computes in where it can choose (openvino and torch; None: its
-    default), `threads` the CPU threads (None: the cores this process may use).
+    default), `threads` the CPU threads (None: the cores this process may use). `gpu_memory`: bytes of a GPU's memory
+    that a TensorRT or onnxruntime engine may take there; torch has one limit for the process (`limit_memory`).
 
-    Raises UserError when the backend is unknown or cannot run here, or the bundle lacks the graph or precision.
+    Raises UserError when the backend is unknown or cannot run here, the bundle lacks the graph or precision, or
+    `gpu_memory` is known to be too little.
     """
     from vexpress_trt.engines.selection import choose_backend, choose_precision, engine_class
 
     name, _ = choose_backend(backend)
     spec = bundle.graph(graph, precision or choose_precision(name, bundle.precisions))
-    return engine_class(name)(bundle, spec, backend=name, threads=threads, dtype=dtype)
+    kind = engine_class(name)
+    limit = {} if gpu_memory is None or not kind.keeps_within else {"gpu_memory": gpu_memory}
+    return kind(bundle, spec, backend=name, threads=threads, dtype=dtype, **limit)

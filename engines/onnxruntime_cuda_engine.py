@@ -26,8 +26,12 @@ class OnnxRuntimeDeviceEngine(Engine, DeviceEngine):
     enqueued on the stream they are given, which a session is made for: the first run on another stream loads the graph
     anew. There is no capture: onnxruntime's own needs its own stream.
 
+    With `gpu_memory` the session's memory, weights included, grows to so many bytes at most.
+
     The session must have the provider: where onnxruntime would go on without it, on the CPU, this says why not.
     """
+
+    keeps_within = True
 
     def __init__(
         self,
@@ -37,9 +41,11 @@ class OnnxRuntimeDeviceEngine(Engine, DeviceEngine):
         backend: str = "onnxruntime-cuda",
         threads: int | None = None,
         dtype: str | None = None,
+        gpu_memory: int | None = None,
         provider: str = CUDA,
     ) -> None:
-        """`provider` CPU stands for the GPU where there is none: buffers are NumPy arrays then.
+        """`gpu_memory`: bytes that the session may take (None: what it wants). `provider` CPU stands for the GPU where
+        there is none: buffers are NumPy arrays then.
 
         Raises UserError where this onnxruntime has no such provider, and for a `dtype` other than the graph's.
         """
@@ -56,6 +62,7 @@ class OnnxRuntimeDeviceEngine(Engine, DeviceEngine):
         self._bundle = bundle
         self._threads = threads or usable_cores()
         self._provider = provider
+        self._budget = gpu_memory
         self._gpu = int(backend.partition(":")[2] or 0)
         self._place = ("cpu", 0) if provider == CPU else ("cuda", self._gpu)
         self._given: dict[str, Any] = {}  # arrays, as values on the device
@@ -126,6 +133,8 @@ class OnnxRuntimeDeviceEngine(Engine, DeviceEngine):
             options = {"device_id": str(self._gpu), "cudnn_conv_algo_search": "HEURISTIC"}
             if stream is not None:
                 options["user_compute_stream"] = str(stream)
+            if self._budget is not None:  # and no more than is asked for, where it would double its memory otherwise
+                options |= {"gpu_mem_limit": str(self._budget), "arena_extend_strategy": "kSameAsRequested"}
         session = open_session(self._bundle, self.spec, self._threads, provider=(self._provider, options))
         if session.get_providers()[0] != self._provider:
             raise UserError(
@@ -153,7 +162,7 @@ class OnnxRuntimeDeviceEngine(Engine, DeviceEngine):
         try:
             self._session.run_with_iobinding(binding, options)
         except Exception as problem:
-            raise out_of_memory(problem, self.spec.name) or problem from None
+            raise out_of_memory(problem, self.spec.name, self._budget) or problem from None
 
 
 def _address(buffer: Any) -> int:

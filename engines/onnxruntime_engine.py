@@ -133,7 +133,8 @@ def open_session(
     try:
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[provider])
     except Exception as problem:
-        raise out_of_memory(problem, spec.name) or UserError(
+        allowed = provider[1].get("gpu_mem_limit")
+        raise out_of_memory(problem, spec.name, allowed and int(allowed)) or UserError(
             f"onnxruntime {onnxruntime.__version__} cannot load {bundle.path(spec.path)} "
             f"({str(problem).splitlines()[0]}): update onnxruntime or export the bundle again"
         ) from None

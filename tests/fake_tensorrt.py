@@ -26,7 +26,7 @@ from vexpress_trt.engines.trt.profile import Profile, ProfileSettings
 from vexpress_trt.engines.trt.store import EngineStore, graph_hash
 
 NEEDED = 1 << 16  # bytes of working memory of every engine
-STREAMABLE = 1 << 10
+STREAMING = 16  # bytes more where weights stream
 
 ExecutionContextAllocationStrategy = Enum("ExecutionContextAllocationStrategy", ["STATIC", "USER_MANAGED"])
 DynamicShapesKernelSpecializationStrategy = Enum("DynamicShapesKernelSpecializationStrategy", ["LAZY", "EAGER"])
@@ -61,10 +61,10 @@ class Runtime:
 
 
 class ICudaEngine:
+    """Weights that stream need working memory of their own."""
+
     streamable_weights_size = 0
-    weight_streaming_scratch_memory_size = 16
-    weight_streaming_budget_v2 = -1
-    device_memory_size_v2 = NEEDED
+    weight_streaming_budget_v2 = 0
 
     def __init__(self, about: dict[str, Any], log: ILogger) -> None:
         self._log = log
@@ -72,7 +72,7 @@ class ICudaEngine:
             Bundle.open(Path(about["bundle"])), about["graph"], backend="onnxruntime", precision="fp32", threads=1
         )
         self._profile = Profile.parse(about["profile"])
-        self.streamable_weights_size = STREAMABLE if about.get("streaming") else 0
+        self.streamable_weights_size = self.weight_streaming_budget_v2 = about.get("streaming", 0)
         spec = self._engine.spec
         self._modes = {tensor.name: TensorIOMode.INPUT for tensor in spec.inputs}
         self._modes |= {tensor.name: TensorIOMode.OUTPUT for tensor in spec.outputs}
@@ -80,6 +80,11 @@ class ICudaEngine:
         if about.get("renamed"):
             self._modes["other"] = self._modes.pop("image")
             self._tensors["other"] = self._tensors.pop("image")
+
+    @property
+    def device_memory_size_v2(self) -> int:
+        streaming = self.weight_streaming_budget_v2 < self.streamable_weights_size
+        return NEEDED + (STREAMING if streaming else 0)
 
     @property
     def num_io_tensors(self) -> int:

@@ -28,6 +28,8 @@ class TensorRtEngine(Engine, DeviceEngine):
     Working memory is shared with engines that cannot run at the same time (see `scratch`).
     """
 
+    keeps_within = True
+
     def __init__(
         self,
         bundle: Bundle,
@@ -40,8 +42,9 @@ class TensorRtEngine(Engine, DeviceEngine):
     ) -> None:
         """`backend` "tensorrt" or "tensorrt-rtx", with ":1" for the second GPU; `threads` do not matter.
 
-        `gpu_memory`: bytes that the engine may take on the GPU (None: what it wants). Raises UserError where no engine
-        fits, the one that does is damaged or is refused, and for a `dtype` other than the graph's.
+        `gpu_memory`: bytes of the GPU that weights and working memory may take (None: what they want); weights of an
+        engine that was built for it stream in from the host's memory then. Raises UserError where no engine fits, the
+        one that does is damaged or is refused or needs more memory, and for a `dtype` other than the graph's.
         """
         super().__init__(spec)
         self.backend = backend
@@ -66,6 +69,10 @@ class TensorRtEngine(Engine, DeviceEngine):
             except BaseException:
                 self._driver.stream_destroy(self._stream)
                 raise
+
+    @property
+    def gpu_bytes(self) -> tuple[int, int] | None:
+        return None if self._loaded is None else (self._loaded[1].weights, self._loaded[1].working)
 
     def bind_buffers(self, **buffers: Any) -> None:
         tensors = {tensor.name: tensor for tensor in (*self.spec.inputs, *self.spec.outputs)}

@@ -24,7 +24,13 @@ class LoadedPlan:
 
     TensorRT-RTX compiles kernels for the GPU when a context is made; what it compiled is kept in a file beside the plan
     and taken from there the next time. Everything here needs the GPU's context to be current.
+
+    `weights` and `working`: bytes on the GPU, of the plan without weights that stay in the host's memory, and of the
+    working memory at the largest sizes.
     """
+
+    weights: int
+    working: int
 
     def __init__(self, tensorrt: TensorRt, stored: StoredEngine, spec: GraphSpec, budget: int | None = None) -> None:
         """`budget`: bytes of GPU memory that the engine and its working memory may take (None: what it wants).
@@ -96,8 +102,8 @@ class LoadedPlan:
                 "with --force"
             )
         check_loaded(trt, engine, self._spec, self._stored.plan)
-        if budget is not None:
-            limit_weights(engine, self._stored, budget)
+        self.weights = limit_weights(engine, self._stored, budget)
+        self.working = int(engine.device_memory_size_v2)
         strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
         if tensorrt.is_rtx:
             runtime_config = engine.create_runtime_config()
@@ -145,26 +151,26 @@ class LoadedPlan:
         return reason_of(self._log)
 
 
-def limit_weights(engine: Any, stored: StoredEngine, budget: int) -> None:
-    """Let weights stream in from the host's memory as far as `budget` bytes ask for it.
+def limit_weights(engine: Any, stored: StoredEngine, budget: int | None) -> int:
+    """Let weights stream in from the host's memory as far as `budget` bytes ask for it; returns those on the GPU.
 
-    Raises UserError where the engine needs more and its weights cannot stream, or even that does not make it fit.
+    Working memory counts as well, and streaming needs some more of it. Raises UserError where the engine needs more and
+    its weights cannot stream, or even that does not make it fit.
     """
-    weights, needed = stored.plan.stat().st_size, int(engine.device_memory_size_v2)
-    if weights + needed <= budget:
-        return
-    streamable = int(engine.streamable_weights_size)
-    fixed = weights - streamable + needed
-    if streamable:
-        fixed += int(engine.weight_streaming_scratch_memory_size)
-    if not streamable or fixed > budget:
-        remedy = (
-            "build for smaller images or fewer frames"
-            if streamable
-            else "build it with --weight_streaming --force, or for smaller images or fewer frames"
-        )
-        raise UserError(
-            f"{stored.plan.name} takes {min(fixed, weights + needed) / 2**20:.0f} MiB on the GPU, {budget / 2**20:.0f} "
-            f"MiB are allowed: {remedy}"
-        )
-    engine.weight_streaming_budget_v2 = budget - fixed
+    size = stored.plan.stat().st_size
+    resident = streamable = int(engine.streamable_weights_size)
+    while budget is not None:
+        needed = size - streamable + resident + int(engine.device_memory_size_v2)
+        if needed <= budget:
+            break
+        if not resident:
+            streaming = " with all weights streaming in" if streamable else ""
+            remedy = "" if streamable else "build it with --weight_streaming --force, "
+            raise UserError(
+                f"{stored.plan.name} takes {needed / 2**20:.0f} MiB on the GPU{streaming}, "
+                f"{max(0, budget) / 2**20:.0f} MiB of --gpu_memory are left for it: {remedy}use --save_gpu_memory, "
+                "allow more, or build for a smaller image or fewer frames"
+            )
+        resident = max(0, resident - (needed - budget))
+        engine.weight_streaming_budget_v2 = resident
+    return size - streamable + resident

@@ -71,7 +71,7 @@ def test_the_session_belongs_to_the_stream_it_enqueues_on(
         assert len(opened) == 3, "a clip's stream is gone behind it; what never had one stays"
 
 
-def test_the_gpus_session_gets_gpu_and_stream(
+def test_the_gpus_session_gets_gpu_stream_and_limit(
     bundle: Bundle, example: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
@@ -84,9 +84,31 @@ def test_the_gpus_session_gets_gpu_and_stream(
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
     with load(bundle, provider=CUDA, backend="onnxruntime-cuda:1") as engine, pytest.raises(UserError):
         engine.enqueue(4711)
-    ((name, options),) = asked
+    with load(bundle, provider=CUDA, gpu_memory=3 << 30) as engine, pytest.raises(UserError):
+        engine.enqueue(1)
+    (name, options), (_, limited) = asked
     assert name == CUDA
     assert (options["device_id"], options["user_compute_stream"]) == ("1", "4711")
+    assert "gpu_mem_limit" not in options
+    assert (limited["gpu_mem_limit"], limited["arena_extend_strategy"]) == (str(3 << 30), "kSameAsRequested")
+
+
+def test_a_run_beyond_its_limit_is_told_with_the_figure(
+    bundle: Bundle, example: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = example()
+    with load(bundle, gpu_memory=512 << 20) as engine:
+        engine.bind_buffers(**case.inputs, image=np.empty_like(case.image))
+        engine.enqueue(1)
+
+        def fail(*about: object) -> None:
+            raise RuntimeError(
+                "BFCArena::AllocateRawInternal Available memory of 1 is smaller than requested bytes of 2"
+            )
+
+        monkeypatch.setattr(engine._session, "run_with_iobinding", fail)
+        with pytest.raises(UserError, match="vae_decoder, for which 512 MiB of --gpu_memory were left: use"):
+            engine.enqueue(1)
 
 
 def test_a_session_that_fell_back_to_the_cpu_is_refused(

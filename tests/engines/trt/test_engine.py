@@ -210,24 +210,27 @@ def test_the_real_tensorrt_rtx_says_why_it_loads_nothing_without_a_driver(rtx: T
         LoadedPlan(rtx, stored, bundle.graph("vae_decoder", "fp32"))
 
 
-def test_a_budget_lets_weights_stream_or_refuses(bundle: Bundle, flavoured: TensorRt, monkeypatch) -> None:
+def test_a_budget_lets_weights_stream_or_refuses(bundle: Bundle, flavoured: TensorRt) -> None:
     path = store_plan(bundle, flavoured, "vae_decoder")
     weights = path.stat().st_size
     load(bundle, flavoured, gpu_memory=weights + fake_tensorrt.NEEDED).close()
-    with pytest.raises(UserError, match="on the GPU, 0 MiB are allowed: build it with --weight_streaming --force"):
+    with pytest.raises(UserError, match="0 MiB of --gpu_memory are left for it: build it with --weight_streaming"):
         load(bundle, flavoured, gpu_memory=1000)
-    path = store_plan(bundle, flavoured, "vae_decoder", streaming=True, padding="x" * fake_tensorrt.STREAMABLE)
-    budgets = []
-    monkeypatch.setattr(
-        fake_tensorrt.ICudaEngine,
-        "weight_streaming_budget_v2",
-        property(lambda self: -1, lambda self, value: budgets.append(value)),
-    )
-    allowed = path.stat().st_size - fake_tensorrt.STREAMABLE + fake_tensorrt.NEEDED + 16 + 100
-    load(bundle, flavoured, gpu_memory=allowed).close()
-    assert budgets == [100]
-    with pytest.raises(UserError, match="are allowed: build for smaller images or fewer frames"):
+    path = store_plan(bundle, flavoured, "vae_decoder", streaming=1000, padding="x" * 1000)
+    whole = path.stat().st_size
+    with load(bundle, flavoured, gpu_memory=whole + fake_tensorrt.NEEDED) as engine:
+        assert engine.gpu_bytes == (whole, fake_tensorrt.NEEDED)
+    allowed = whole - 900 + fake_tensorrt.NEEDED + fake_tensorrt.STREAMING
+    with load(bundle, flavoured, gpu_memory=allowed) as engine:
+        assert sum(engine.gpu_bytes) == allowed and engine.gpu_bytes[0] == whole - 900
+    with pytest.raises(UserError, match="all weights streaming in, 0 MiB of .* left for it: use --save_gpu"):
         load(bundle, flavoured, gpu_memory=allowed - 200)
+
+
+def test_load_engine_hands_the_budget_on(bundle: Bundle, flavoured: TensorRt) -> None:
+    store_plan(bundle, flavoured, "vae_decoder")
+    with pytest.raises(UserError, match="of --gpu_memory are left for it"):
+        load_engine(bundle, "vae_decoder", backend=flavoured.backend, precision="fp32", gpu_memory=1000)
 
 
 def test_what_rtx_compiled_is_kept_beside_the_plan(bundle: Bundle, gpu: HostDriver, caplog) -> None:
