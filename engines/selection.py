@@ -74,6 +74,11 @@ class EngineChoice:
         name, _, index = self.backend.partition(":")
         return int(index or 0) if name in _GPU_BACKENDS else None
 
+    @property
+    def planned(self) -> bool:
+        """Whether the engines are those that `vexpress build` has made."""
+        return self.backend.partition(":")[0] in _PLANNED
+
 
 def choose_engines(
     bundle: "Bundle", *, backend: str = "auto", dtype: str = "auto", device: str = "auto", gpu_id: int = 0

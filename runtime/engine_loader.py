@@ -1,17 +1,20 @@
 """Which engine runs a graph, loaded when a stage needs it, or ahead of that, and freed when that stage is done."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.engine import Engine, load_engine
 from vexpress_trt.engines.selection import EngineChoice
 from vexpress_trt.runtime.engine_pool import EnginePool, Key, engine_key
 from vexpress_trt.runtime.summary import Stopwatch
+
+if TYPE_CHECKING:
+    from vexpress_trt.runtime.cuda.shares import Shares
 
 
 class EngineLoader:
@@ -21,7 +24,9 @@ class EngineLoader:
     the next one starts. What is loaded ahead with `prefetch` lies in memory beside the stages before it. Leaving the
     context frees what was loaded ahead and never used, and what a stage that was broken off still had.
 
-    With a `pool`, engines come from there and go back instead, for the next clip.
+    With a `pool`, engines come from there and go back instead, for the next clip; never together with `shares`, which
+    give each engine its part of a limited GPU memory. `look` is called when an engine has done its work and is still
+    loaded.
     """
 
     def __init__(
@@ -32,12 +37,19 @@ class EngineLoader:
         *,
         threads: int | None = None,
         pool: EnginePool | None = None,
+        shares: "Shares | None" = None,
+        look: Callable[[], None] = lambda: None,
     ) -> None:
+        """Raises ValueError for a pool with shares: what is kept there was loaded without a limit."""
+        if pool is not None and shares is not None:
+            raise ValueError("engines of a pool were loaded without a limit")
         self.bundle = bundle
         self.choice = choice
         self._watch = watch
         self._threads = threads
         self._pool = pool
+        self._shares = shares
+        self._look = look
         self._in_use: set[Engine] = set()
         self._ahead: dict[str, Future[Engine]] = {}
         self._background = ThreadPoolExecutor(1, thread_name_prefix="load-engine")
@@ -58,8 +70,9 @@ class EngineLoader:
             if self._cancelled:  # while it was loading
                 engine.cancel()
             yield engine
+            self._look()
         except BaseException:
-            engine.close()
+            self._free(graph, engine)
             raise
         else:
             self._put_away(graph, engine)
@@ -93,9 +106,14 @@ class EngineLoader:
 
     def _put_away(self, graph: str, engine: Engine) -> None:
         if self._pool is None:
-            engine.close()
+            self._free(graph, engine)
         else:
             self._pool.give(self._key(graph), engine)
+
+    def _free(self, graph: str, engine: Engine) -> None:
+        engine.close()
+        if self._shares is not None:
+            self._shares.freed(graph)
 
     def _load(self, graph: str, sizes: dict[str, int]) -> Engine:
         kept = None if self._pool is None else self._pool.take(self._key(graph))
@@ -106,7 +124,10 @@ class EngineLoader:
             precision=self.choice.precision,
             threads=self._threads,
             dtype=self.choice.dtype,
+            gpu_memory=None if self._shares is None else self._shares.of(graph, told=self.choice.planned),
         )
+        if self._shares is not None:
+            self._shares.loaded(graph, engine)
         if sizes:
             engine.prepare(**sizes)
         return engine

@@ -17,8 +17,9 @@ class EnginePool:
     Hand it to `generate` or `write_video`, one clip at a time: what the clip needs is taken from here where it fits
     (same graph and weights by hash, same choice of backend and type, same threads) and comes back when its stage is
     done. The frames are those of freshly loaded engines bit for bit. All stages' weights lie in memory side by side,
-    which `save_gpu_memory` of a request forbids, and on a GPU `gpu_memory`: such a clip neither takes from here nor
-    leaves anything. A clip that is left or fails frees the engines that it was using.
+    which `save_gpu_memory` of a request forbids, and on a GPU `gpu_memory`: such a clip frees what waits here before it
+    loads anything, and neither takes from here nor leaves anything. A clip that is left or fails frees the engines that
+    it was using.
 
     Close it, or use it as a context manager, to free the engines.
     """
@@ -48,6 +49,14 @@ class EnginePool:
         if surplus is not None:
             surplus.close()
 
+    def clear(self) -> None:
+        """Free the engines that wait."""
+        with self._lock:
+            engines = list(self._engines.values())
+            self._engines.clear()
+        for _, engine in engines:
+            engine.close()
+
     def __len__(self) -> int:
         return len(self._engines)
 
@@ -55,10 +64,7 @@ class EnginePool:
         """Free all engines; what is given back later is freed then."""
         with self._lock:
             self._closed = True
-            engines = list(self._engines.values())
-            self._engines.clear()
-        for _, engine in engines:
-            engine.close()
+        self.clear()
 
     def __enter__(self) -> Self:
         return self

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,6 +31,9 @@ from vexpress_trt.runtime.video_output import VideoWriter, choose_encoder, encod
 from vexpress_trt.runtime.windows import batches
 from vexpress_trt.runtime.workspace import Workspace
 
+if TYPE_CHECKING:
+    from vexpress_trt.runtime.cuda.memory_watch import MemoryWatch
+
 FEATURE_BUDGET = 256 << 20  # bytes of key-point features remembered; none with save_gpu_memory
 
 IMAGES_AHEAD, FRAMES_AHEAD = 4, 8  # decoded and finished frames that may wait; uint8 is a quarter of float32
@@ -54,12 +58,13 @@ class Generation:
         self._report = on_progress or (lambda event: None)
         with self.watch.stage("inputs"):
             self._prepared = Preparation(request)
-        self._pool = None if self._prepared.frugal else engines
+        self._pool, self._idle = (None, engines) if self._prepared.frugal else (engines, None)
         self.request, self.clip = request, self._prepared.clip
         self._bundle, self._choice = self._prepared.bundle, self._prepared.choice
         self._calls = self._calls_before_first = 0
         self._first_frame_after: float | None = None
         self._portrait_cached = False
+        self._memory: MemoryWatch | None = None
         self._summary: Summary | None = None
 
     @property
@@ -73,8 +78,8 @@ class Generation:
         request, clip = self.request, self.clip
         dump = TensorDump(request.dump_tensors, clip.length, clip.fps)
         with (
+            self._loader() as engines,
             self._limited(),
-            EngineLoader(self._bundle, self._choice, self.watch, threads=request.threads, pool=self._pool) as engines,
             Workspace(on_disk=request.save_gpu_memory) as workspace,
             Pipeline(cancel=engines.cancel) as pipeline,
         ):
@@ -111,7 +116,12 @@ class Generation:
         scaling = self._bundle.manifest.model.latent_scaling
         with engines.use("vae_decoder") as decoder:
             frames = decode_on_gpu(
-                self._choice.gpu, decoder, chain([first], latents), length=self.clip.length, scaling=scaling
+                self._choice.gpu,
+                decoder,
+                chain([first], latents),
+                length=self.clip.length,
+                scaling=scaling,
+                look=self._look,
             )
             with closing(frames):
                 yield from self.watch.timed("decode", frames)
@@ -210,7 +220,7 @@ class Generation:
 
                 decoder = stack.enter_context(engines.use("vae_decoder")) if decoded else None
                 there = {"guider": guider, "points": clip.points, "decoder": decoder, "length": clip.length}
-                there["scaling"] = model.latent_scaling
+                there |= {"scaling": model.latent_scaling, "look": self._look}
                 calls = stack.enter_context(closing(denoise_on_gpu(self._choice.gpu, **start, **given, **there)))
             final = 0
             for done, frames in self.watch.timed("denoise", calls):
@@ -229,8 +239,29 @@ class Generation:
         total = self.clip.plan.windows * steps
         self._report(ProgressEvent("denoise", self._calls, total, detail, final, self.clip.length))
 
+    def _loader(self) -> EngineLoader:
+        """What loads the clip's engines, each within its share of `gpu_memory`."""
+        if self._idle is not None:
+            self._idle.clear()
+        shares, need, budget = None, self._prepared.gpu_need, self.request.gpu_memory_bytes
+        if self._choice.gpu is not None:
+            from vexpress_trt.runtime.cuda.memory_watch import MemoryWatch
+            from vexpress_trt.runtime.cuda.shares import Shares
+
+            self._memory = MemoryWatch(self._choice.gpu, budget)
+            shares = None if need is None else Shares(budget, need)
+        limits = {"shares": shares, "look": self._look}
+        return EngineLoader(
+            self._bundle, self._choice, self.watch, threads=self.request.threads, pool=self._pool, **limits
+        )
+
+    def _look(self) -> None:
+        """Notes how much of the GPU's memory is taken now."""
+        if self._memory is not None:
+            self._memory.look()
+
     def _limited(self) -> AbstractContextManager[None]:
-        """Keeps the engines on a GPU within `gpu_memory`."""
+        """Keeps torch on a GPU within `gpu_memory`."""
         if self._prepared.gpu_need is None:
             return nullcontext()
         from vexpress_trt.runtime.cuda.budget import limited
@@ -239,6 +270,7 @@ class Generation:
 
     def _summarise(self) -> Summary:
         request, clip, choice, watch = self.request, self.clip, self._choice, self.watch
+        peak = self._memory and self._memory.peak
         return Summary(
             output_path=None,
             frames=clip.length,
@@ -268,6 +300,7 @@ class Generation:
             total_seconds=watch.elapsed,
             frames_per_second=clip.length / watch.elapsed,
             peak_memory_mib=peak_memory_mib(),
+            peak_gpu_memory_mib=peak and round(peak / 2**20, 1),
             random_weights=self._bundle.manifest.random_weights,
         )
 

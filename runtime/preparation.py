@@ -7,6 +7,7 @@ import psutil
 
 from vexpress_trt.engines.audio_geometry import AudioGeometry
 from vexpress_trt.engines.bundle import Bundle
+from vexpress_trt.engines.call_sizes import WHOLE_AUDIO_SECONDS
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.gpu import gpu_status
 from vexpress_trt.engines.selection import choose_engines
@@ -15,6 +16,7 @@ from vexpress_trt.runtime.clip import Clip, prepare_clip
 from vexpress_trt.runtime.estimate import estimate_bytes, estimate_seconds
 from vexpress_trt.runtime.request import GenerationRequest
 from vexpress_trt.runtime.scheduler import Scheduler, make_scheduler
+from vexpress_trt.runtime.speech import CONTEXT_SECONDS, PART_SECONDS
 from vexpress_trt.runtime.windows import live_windows
 
 if TYPE_CHECKING:
@@ -127,7 +129,15 @@ class Preparation:
             live_windows=self.live_windows,
             window_batch=request.window_batch,
             save_gpu_memory=request.save_gpu_memory,
+            samples=self._part_samples,
         )
+
+    @property
+    def _part_samples(self) -> int:
+        """The audio encoder's samples in one call beside the loop; 0 where it has heard all before."""
+        rate, samples = self.bundle.manifest.model.audio_sample_rate, len(self.clip.audio.waveform)
+        in_parts = not self.request.upstream and samples > WHOLE_AUDIO_SECONDS * rate
+        return round((PART_SECONDS + 2 * CONTEXT_SECONDS) * rate) if in_parts else 0
 
     def _check_model(self) -> None:
         """What the request asks for and this model cannot do."""

@@ -12,7 +12,8 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Summary:
-    """The closing figures of one clip. Times are seconds of wall clock, memory is the process's peak in MiB."""
+    """The closing figures of one clip. Times are seconds of wall clock, memory is the process's peak in MiB; that of a
+    GPU is the most that was seen between stages, None where none is used or it does not tell."""
 
     output_path: str | None
     frames: int
@@ -43,6 +44,7 @@ class Summary:
     frames_per_second: float
     peak_memory_mib: float
     random_weights: bool
+    peak_gpu_memory_mib: float | None = None
     encoder: str | None = None  # of the file, where one was written
 
     def as_dict(self) -> dict[str, Any]:
@@ -52,13 +54,14 @@ class Summary:
     def as_text(self) -> str:
         """A few lines for a person."""
         stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in self.stage_seconds.items())
+        gpu = "" if self.peak_gpu_memory_mib is None else f", of the GPU {self.peak_gpu_memory_mib:.0f} MiB"
         lines = [
             f"{self.frames} frames of {self.width}x{self.height} at {self.fps:g} frames/s "
             f"({self.duration_seconds:.2f} s), strategy {self.strategy}, seed {self.seed}",
             f"{self.backend} {self.dtype} ({self.backend_reason})",
             f"{self.total_seconds:.1f} s in all, {self.frames_per_second:.2f} frames/s; first frame after "
             f"{self.time_to_first_frame:.1f} s ({self.denoiser_calls_before_first_frame} of {self.denoiser_calls} "
-            f"denoiser calls); peak memory {self.peak_memory_mib:.0f} MiB",
+            f"denoiser calls); peak memory {self.peak_memory_mib:.0f} MiB{gpu}",
             f"seconds per stage: {stages}",
         ]
         if self.random_weights:

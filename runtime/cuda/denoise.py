@@ -32,6 +32,7 @@ def denoise_on_gpu(
     decoder: DeviceEngine | None = None,
     length: int = 0,
     scaling: float = 1.0,
+    look: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[list[Call], FinalFrames]]:
     """Run every batch of up to `window_batch` calls on GPU number `gpu`; yields (calls, final frames) as they are done.
 
@@ -39,8 +40,9 @@ def denoise_on_gpu(
     `noise(frame)` gives a frame's initial latent of `shape` [4, h, w] and is asked once per frame; `points` float
     [L, 3, 2] are the key points that the guider's images are drawn from. Final frames are (index, latent float32
     [4, h, w]) in frame order. With `decoder` the first `length` of them are decoded where they are, their latents
-    divided by `scaling`, and filtered: (index, uint8 RGB [H, W, 3]). Raises UserError naming window and step, or frame,
-    when a prediction or image is not finite, or where the GPU cannot be used.
+    divided by `scaling`, and filtered: (index, uint8 RGB [H, W, 3]). `look` is called when the loop is up, and before
+    its memory is freed. Raises UserError naming window and step, or frame, when a prediction or image is not finite, or
+    where the GPU cannot be used.
     """
 
     def start(frame: int, latents: np.ndarray, tokens: np.ndarray, _: None) -> None:
@@ -63,17 +65,28 @@ def denoise_on_gpu(
             features=DeviceFeatures(device, guider, points, shape=shape, rows=2 * plan.window),
             decoder=decoder and DeviceDecoder(device, decoder, length=length, shape=shape, scaling=scaling, room=room),
         ) as loop:
-            yield from loop.run(batches, start)
+            for number, done in enumerate(loop.run(batches, start)):
+                if number == 0:
+                    look()
+                yield done
+            look()
     finally:
         device.close()
 
 
 def decode_on_gpu(
-    gpu: int, decoder: DeviceEngine, latents: Iterable[tuple[int, np.ndarray]], *, length: int, scaling: float
+    gpu: int,
+    decoder: DeviceEngine,
+    latents: Iterable[tuple[int, np.ndarray]],
+    *,
+    length: int,
+    scaling: float,
+    look: Callable[[], None] = lambda: None,
 ) -> Iterator[np.ndarray]:
     """The finished frames, uint8 RGB [H, W, 3], of a clip's final latents (frame, float32 [4, h, w]) on the host.
 
-    Raises UserError naming the frame when an image is not finite.
+    `look` is called before the decoder's memory is freed. Raises UserError naming the frame when an image is not
+    finite.
     """
     device = GpuDevice(gpu)
     try:
@@ -85,5 +98,6 @@ def decode_on_gpu(
             yield from (image for _, image in decoding.finished())
         for frames in decoding.rest() if decoding is not None else ():
             yield from (image for _, image in frames)
+        look()
     finally:
         device.close()

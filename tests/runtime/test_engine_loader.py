@@ -12,6 +12,7 @@ from vexpress_trt.engines.selection import choose_engines
 from vexpress_trt.engines.verify import vector_inputs
 from vexpress_trt.runtime import engine_loader as module
 from vexpress_trt.runtime.engine_loader import EngineLoader
+from vexpress_trt.runtime.engine_pool import EnginePool
 from vexpress_trt.runtime.summary import Stopwatch
 
 SIZES = {"N": 2, "h": 3, "w": 4}
@@ -70,6 +71,55 @@ def test_after_cancelling_an_engine_refuses_to_run(loader: EngineLoader) -> None
         loader.cancel()
         with loader.use("kps_guider") as engine, pytest.raises(CancelledError):
             engine.run(**vector_inputs(engine.spec, SIZES))
+
+
+class RecordedShares:
+    """Gives every engine its number in bytes."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple] = []
+
+    def of(self, graph: str, *, told: bool) -> int:
+        self.events.append(("asked", graph, told))
+        return 1000 + len(self.events)
+
+    def loaded(self, graph: str, engine: Engine) -> None:
+        self.events.append(("loaded", graph))
+
+    def freed(self, graph: str) -> None:
+        self.events.append(("freed", graph))
+
+
+def test_each_engine_is_loaded_within_its_share_and_gives_it_back(
+    other_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+
+    def load(bundle: Bundle, graph: str, *, gpu_memory: int, **settings) -> Engine:
+        given.append((graph, gpu_memory))
+        return load_engine(bundle, graph, gpu_memory=gpu_memory, **settings)
+
+    monkeypatch.setattr(module, "load_engine", load)
+    bundle, shares = Bundle.open(other_bundle), RecordedShares()
+    choice, looks = choose_engines(bundle, backend="onnxruntime", dtype="fp32"), []
+    watching = {"look": lambda: looks.append(list(shares.events))}
+    with EngineLoader(bundle, choice, Stopwatch(), threads=1, shares=shares, **watching) as loader:
+        with loader.use("kps_guider"):
+            pass
+        with pytest.raises(KeyError), loader.use("vae_decoder"):
+            raise KeyError
+    assert given == [("kps_guider", 1001), ("vae_decoder", 1004)]
+    one, other = (
+        [("asked", graph, False), ("loaded", graph), ("freed", graph)] for graph in ("kps_guider", "vae_decoder")
+    )
+    assert shares.events == one + other and looks == [one[:2]]
+
+
+def test_engines_of_a_pool_have_no_shares(other_bundle: Path) -> None:
+    bundle = Bundle.open(other_bundle)
+    choice = choose_engines(bundle, backend="onnxruntime", dtype="fp32")
+    with pytest.raises(ValueError, match="were loaded without a limit"), EnginePool() as pool:
+        EngineLoader(bundle, choice, Stopwatch(), pool=pool, shares=RecordedShares())
 
 
 def test_sizes_that_do_not_give_all_shapes_are_an_error(loader: EngineLoader) -> None:

@@ -97,6 +97,12 @@ def test_a_clip_that_is_left_frees_what_it_was_using(request_of_a_clip: Generati
 
 def test_saving_memory_keeps_nothing(request_of_a_clip: GenerationRequest, loads: list[Engine]) -> None:
     with EnginePool() as pool:
+        pictures(request_of_a_clip, pool)
+        kept = list(loads)
+        frames = iter(generate(replace(request_of_a_clip, save_gpu_memory=True), engines=pool))
+        next(frames)
+        assert len(pool) == 0 and all(engine._closed for engine in kept), "what earlier clips have left is freed first"
+        frames.close()
         pictures(replace(request_of_a_clip, save_gpu_memory=True), pool)
         assert len(pool) == 0 and all(engine._closed for engine in loads)
 
