@@ -1,6 +1,6 @@
 // Streams and events of a stand-in GPU. Work waits in its stream and runs in an order that a real GPU might choose: now
-// everything at once, now nothing until somebody looks, now one stream far ahead of the others. A missing wait, or
-// staging memory that is reused too early, shows as wrong numbers.
+// everything at once, now nothing until somebody looks, now one stream far ahead of the others or behind them. A missing
+// wait, or staging memory that is reused too early, shows as wrong numbers.
 #pragma once
 
 #include <chrono>
@@ -70,7 +70,7 @@ public:
 
     void seed(std::uint64_t seed) {
         random_.seed(seed);
-        mood_ = static_cast<Mood>(below(4));
+        change();
     }
     std::mt19937_64 &random() { return random_; }
     std::shared_ptr<Stream> null() const { return null_; }
@@ -82,7 +82,7 @@ public:
             return;
         }
         stream.queue.push_back(std::move(item));
-        if (below(64) == 0) mood_ = static_cast<Mood>(below(4));
+        if (below(64) == 0) change();
         if (mood_ == Mood::eager) run(~0u);
         if (mood_ == Mood::mixed) run(below(4));
         if (mood_ == Mood::favourite && !stream.queue.empty() && below(8) != 0) run_of(stream, ~0u);
@@ -105,6 +105,11 @@ public:
 private:
     enum class Mood { eager, lazy, mixed, favourite };
 
+    void change() {
+        mood_ = static_cast<Mood>(below(4));
+        last_ = below(2) == 0 ? nullptr : streams_[below(static_cast<unsigned>(streams_.size()))].get();
+    }
+
     unsigned below(unsigned limit) { return static_cast<unsigned>(random_() % limit); }
 
     static bool ready(const Stream &stream) {
@@ -119,6 +124,7 @@ private:
             for (const auto &stream : streams_)
                 if (ready(*stream)) able.push_back(stream.get());
             if (able.empty()) break;
+            if (able.size() > 1) std::erase(able, last_);
             done += run_of(*able[below(static_cast<unsigned>(able.size()))], 1);
         }
         std::erase_if(streams_, [this](const auto &s) { return s != null_ && s.use_count() == 1 && s->queue.empty(); });
@@ -148,6 +154,7 @@ private:
 
     std::mt19937_64 random_{0};
     Mood mood_ = Mood::mixed;
+    const Stream *last_ = nullptr;  // runs when no other can
     bool running_ = false;
     std::shared_ptr<Stream> null_;
     std::vector<std::shared_ptr<Stream>> streams_;

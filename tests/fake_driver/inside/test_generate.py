@@ -1,15 +1,18 @@
 """A whole `generate` with TensorRT on a GPU: the model in the box, nothing replaced but TensorRT and the driver."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import tensorrt
 from fake_driver.stand_in import StandIn
 from fake_tensorrt import store_plan
 
+from vexpress_trt import cli
 from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.trt.flavour import TENSORRT, TensorRt
 from vexpress_trt.engines.trt.profile import ProfileSettings
@@ -45,11 +48,27 @@ def expected(request_of: GenerationRequest) -> np.ndarray:
     return np.stack([frame.image for frame in generate(request_of)])
 
 
-@pytest.mark.parametrize("more", [{}, {"gpu_id": 1}, {"save_gpu_memory": True}])
+@pytest.mark.parametrize("more", [{"gpu_id": 1}, {"save_gpu_memory": True}])
 def test_frames_are_those_of_the_processor(
     more: dict, request_of: GenerationRequest, expected: np.ndarray, stand_in: StandIn
 ) -> None:
+    launched = stand_in.count("cuGraphLaunch")
     generation = generate(replace(request_of, backend="tensorrt", device="cuda", dtype="auto", **more))
-    frames = np.stack([frame.image for frame in generation])
-    assert generation.summary.backend.startswith("tensorrt")
-    np.testing.assert_array_equal(frames, expected)
+    np.testing.assert_array_equal(np.stack([frame.image for frame in generation]), expected)
+    assert generation.summary.backend.startswith("tensorrt") and stand_in.count("cuGraphLaunch") > launched
+
+
+def test_the_command_writes_them_to_a_video(
+    request_of: GenerationRequest, expected: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    named = ("reference_image_path", "audio_path", "kps_path", "bundle", "fps", "num_inference_steps",
+             "guidance_interval", "portrait_cache")  # fmt: skip
+    flags = [word for name in named for word in (f"--{name}", str(getattr(request_of, name)))]
+    video = tmp_path / "gpu.mp4"
+    on_gpu = ["--device", "cuda", "--backend", "tensorrt", "--output_path", str(video), "--json", "--quiet"]
+    assert cli.main(["generate", *flags, *on_gpu]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["backend"] == "tensorrt" and said["frames"] == len(expected)
+    with av.open(str(video)) as media:
+        pictures = np.stack([frame.to_ndarray(format="rgb24") for frame in media.decode(video=0)])
+    assert np.abs(pictures.astype(float) - expected).mean() < 2  # of 255, by the encoder

@@ -2,6 +2,7 @@
 bits in every order that the streams' work may run in."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -78,10 +79,13 @@ def enlarged(latents: np.ndarray) -> np.ndarray:
     return image + np.linspace(-0.5, 0.5, image[0].size, dtype=np.float32).reshape(image[0].shape)
 
 
-def frames_of(stand_in: StandIn | None, *, gpu: int = 0, batch: int = 1, solver: str = "ddim", windows: int = 9,
-              spoil: Callable[[np.ndarray], np.ndarray] = lambda image: image) -> np.ndarray:  # fmt: skip
-    """The frames of a clip whose steps alternate between both denoisers, uint8 [L, 16, 24, 3]."""
-    plan, steps = WindowPlan(6, 2, windows), 4
+def frames_of(
+    stand_in: StandIn | None, *, gpu: int = 0, batch: int = 1, solver: str = "ddim", windows: int = 9, steps: int = 4,
+    decoded: bool = True, spoil: Callable[[np.ndarray], np.ndarray] = lambda image: image,
+) -> np.ndarray:  # fmt: skip
+    """The frames of a clip whose steps alternate between both denoisers, uint8 [L, 16, 24, 3]; if not `decoded`, its
+    latents, float32 [L, 4, 2, 3]."""
+    plan = WindowPlan(6, 2, windows)
     inputs = (
         TensorSpec("latents", "float32", ("B", "F", 4, "h", "w")),
         TensorSpec("timestep", "float32", ("B",)),
@@ -113,11 +117,11 @@ def frames_of(stand_in: StandIn | None, *, gpu: int = 0, batch: int = 1, solver:
         scheduler=make_scheduler(SchedulerConfig(), steps, solver), noise=lambda frame: frame_noise(7, frame, SHAPE),
         speech=SimpleNamespace(window=window), guider=guider,
         points=np.random.default_rng(1).uniform(0, 24, (plan.frames, 3, 2)), shape=SHAPE, guidance_scale=2.5,
-        live_windows=live_windows(plan, steps, batch), window_batch=batch, decoder=decoder, length=plan.frames - 1,
-        scaling=0.18215,
+        live_windows=live_windows(plan, steps, batch), window_batch=batch, decoder=decoder if decoded else None,
+        length=plan.frames - 1, scaling=0.18215,
     )  # fmt: skip
     frames = [frame for _, final in results for frame in final]
-    assert [number for number, _ in frames] == list(range(plan.frames - 1))
+    assert [number for number, _ in frames] == list(range(plan.frames - decoded))
     return np.stack([image for _, image in frames])
 
 
@@ -138,6 +142,19 @@ def test_frames_are_those_of_the_cpu(
 ) -> None:
     settings = {"batch": batch, "solver": solver, "gpu": order % 2}
     np.testing.assert_array_equal(frames_of(stand_in, **settings), expected(**settings))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_latents_are_those_of_the_cpu(steps: int, stand_in: StandIn, expected: Callable[..., np.ndarray]) -> None:
+    settings = {"decoded": False, "steps": steps, "windows": 20}
+    np.testing.assert_array_equal(frames_of(stand_in, **settings), expected(**settings))
+
+
+def test_clips_of_two_threads_on_two_gpus_do_not_meet(stand_in: StandIn, expected: Callable[..., np.ndarray]) -> None:
+    with ThreadPoolExecutor(2) as threads:
+        clips = list(threads.map(lambda gpu: frames_of(stand_in, gpu=gpu, batch=1 + gpu), (0, 1)))
+    for gpu, frames in enumerate(clips):
+        np.testing.assert_array_equal(frames, expected(gpu=gpu, batch=1 + gpu))
 
 
 def test_tables_in_short_pieces_give_the_same(
