@@ -102,8 +102,8 @@ def temporal_attention(projected: Tensor, heads: int, frames: int) -> Tensor:
     attended = projected.new_empty(images, pixels, channels)
     # tl.dot takes 16 rows, columns and channels or more.
     width, height = (max(16, triton.next_power_of_2(size)) for size in (head_channels, frames))
-    # 135 registers a thread; in float32, without tl.dot, 128.
-    warps = max(1, width // (16 if projected.dtype == torch.float32 else 64))
+    # 100 to 135 registers a thread; in float32, which goes without tl.dot, up to 128.
+    warps = max(1, width // (32 if projected.dtype == torch.float32 else 64))
     _launch(
         _temporal_attention,
         images // frames * pixels * heads,
@@ -147,6 +147,7 @@ def _normalised(
 ) -> Tensor:
     images, pixels, channels = rows.shape
     scales = rows.new_empty(2, images, channels, dtype=torch.float32)
+    weight, bias = _dense(weight, bias)
     tiles, size = moments.shape[2], channels // groups
     width = triton.next_power_of_2(size)
     _launch(
@@ -201,7 +202,7 @@ def _over_rows(
     images, pixels, channels = rows.shape
     width = triton.next_power_of_2(channels)
     height = _height(max(1, 4 * WHOLE_ROWS // width), pixels)
-    (positions,) = _dense(positions)
+    weight, bias, positions = _dense(weight, bias, positions)
     frames = 1 if positions is None else len(positions)
     _launch(
         _layer_norm,
@@ -218,7 +219,7 @@ def _launch(
 ) -> None:
     """On the device of the first argument. Programs are numbered along one axis, which has no limit that matters."""
     with torch.cuda.device_of(args[0]):
-        kernel[(programs,)](*args, num_warps=warps, **constants)
+        kernel[(programs,)](*args, num_warps=warps, enable_fp_fusion=True, **constants)
 
 
 @triton.jit
