@@ -45,12 +45,6 @@ def resample_track(points: np.ndarray, length: int, fps: float, track_fps: float
     return taps_at(positions, len(points)).apply(points).astype(points.dtype)
 
 
-def scale_track(points: np.ndarray, from_size: tuple[int, int], to_size: tuple[int, int]) -> np.ndarray:
-    """Points of a frame of `from_size` in pixels of a frame of `to_size`, both (width, height); the dtype is kept."""
-    factors = np.array([to_size[0] / from_size[0], to_size[1] / from_size[1]])
-    return (points * factors).astype(points.dtype)
-
-
 def crop_track(
     points: np.ndarray,
     from_size: tuple[int, int],

@@ -12,7 +12,10 @@ PLAIN_INTERVAL = 5.0  # seconds between lines where there is no terminal
 
 @dataclass(frozen=True)
 class ProgressEvent:
-    """`done` of `total` units of a stage; `detail` names what is under way, for instance the window and step."""
+    """`done` of `total` units of a stage; `detail` names what is under way, for instance the window and step.
+
+    `frames_done` of `frames_total` frames of the clip are final; both are 0 where the stage does not make frames.
+    """
 
     stage: str
     done: int

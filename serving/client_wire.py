@@ -52,7 +52,7 @@ def _file() -> FileDescriptorProto:
 
 POOL = DescriptorPool()
 POOL.AddSerializedFile(_file().SerializeToString())
-ModelInferRequest, ModelInferResponse, ModelStreamInferResponse = (
+ModelInferRequest, ModelStreamInferResponse = (
     GetMessageClass(POOL.FindMessageTypeByName(f"{PACKAGE}.{name}"))
-    for name in ("ModelInferRequest", "ModelInferResponse", "ModelStreamInferResponse")
+    for name in ("ModelInferRequest", "ModelStreamInferResponse")
 )

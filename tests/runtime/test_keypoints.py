@@ -12,7 +12,6 @@ from vexpress_trt.runtime.keypoints import (
     interpolate_track,
     resample_track,
     retarget,
-    scale_track,
     share_outside,
     upstream_pose_frame,
 )
@@ -75,20 +74,14 @@ def test_a_track_without_a_rate_spans_the_clip(length):
     np.testing.assert_allclose(result[:, 2, 0] + result[::-1, 2, 0], 2 * FACE[2, 0] + 19)
 
 
-def test_scaling_maps_frame_onto_frame():
-    points = np.array([[[0.0, 0.0], [512.0, 512.0], [128.0, 256.0]]], np.float32)
-    result = scale_track(points, (512, 512), (640, 360))
-    assert result.dtype == np.float32
-    np.testing.assert_allclose(result, [[[0, 0], [640, 360], [160, 180]]])
-
-
 def test_points_move_with_the_crop_of_the_picture():
     # A 1000 x 500 picture shown squeezed into 512 x 512; its middle 500 x 500 becomes 256 x 256.
     points = np.array([[[128.0, 0.0], [384.0, 512.0], [256.0, 256.0]]])
     result = crop_track(points, (512, 512), (1000, 500), (250, 0, 500, 500), (256, 256))
     np.testing.assert_allclose(result, [[[0, 0], [256, 256], [128, 128]]])
     whole = crop_track(points, (512, 512), (1000, 500), (0, 0, 1000, 500), (256, 128))
-    np.testing.assert_allclose(whole, scale_track(points, (512, 512), (256, 128)))
+    np.testing.assert_allclose(whole, points * (256 / 512, 128 / 512))
+    assert crop_track(points.astype(np.float32), (512, 512), (8, 8), (0, 0, 8, 8), (8, 8)).dtype == np.float32
 
 
 def test_share_outside():
