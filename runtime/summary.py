@@ -13,7 +13,8 @@ Item = TypeVar("Item")
 @dataclass(frozen=True)
 class Summary:
     """The closing figures of one clip. Times are seconds of wall clock, memory is the process's peak in MiB; that of a
-    GPU is the most that was seen between stages, None where none is used or it does not tell."""
+    GPU is the most that was seen between stages, CUDA's own part of it estimated where the driver does not tell what is
+    this process's, and None where none is used."""
 
     output_path: str | None
     frames: int
@@ -54,7 +55,7 @@ class Summary:
     def as_text(self) -> str:
         """A few lines for a person."""
         stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in self.stage_seconds.items())
-        gpu = "" if self.peak_gpu_memory_mib is None else f", of the GPU {self.peak_gpu_memory_mib:.0f} MiB"
+        gpu = "" if self.peak_gpu_memory_mib is None else f", of the GPU about {self.peak_gpu_memory_mib:.0f} MiB"
         lines = [
             f"{self.frames} frames of {self.width}x{self.height} at {self.fps:g} frames/s "
             f"({self.duration_seconds:.2f} s), strategy {self.strategy}, seed {self.seed}",
