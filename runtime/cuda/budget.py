@@ -174,7 +174,7 @@ def require_budget(budget: int, bundle: Bundle, choice: EngineChoice, *, save_gp
         if frugal.total <= budget:
             remedy = "; --save_gpu_memory avoids that"
         log.warning(
-            "--gpu_memory: by the estimate %s of the weights stay in the host's memory and cross the bus in every call, "
+            "--gpu_memory: by the estimate %s of the weights stay in the host's memory and cross the bus in each call, "
             "which is slower%s",
             gib(need.total - budget),
             remedy,
