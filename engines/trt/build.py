@@ -29,6 +29,7 @@ from vexpress_trt.engines.trt.preflight import check_room, graph_bytes, targets_
 from vexpress_trt.engines.trt.profile import Profile, ProfileSettings
 from vexpress_trt.engines.trt.store import EngineStore, graph_hash
 from vexpress_trt.engines.trt.timing_cache import TimingCache
+from vexpress_trt.engines.trt.working_memory import measured
 
 _POLL_SECONDS = 0.2
 
@@ -138,7 +139,10 @@ def build_engines(
             began = perf_counter()
             plan, times = _built(settings, tensorrt, bundle, spec, profile, key, report)
             seconds = perf_counter() - began
-            path = store.put(key, memoryview(plan.data), _provenance(seconds, profile, times), plan.bindings)
+            about = _provenance(seconds, profile, times)
+            if not settings.options.targets:
+                about |= measured(plan.data, tensorrt, key.options, settings.gpu_id)
+            path = store.put(key, memoryview(plan.data), about, plan.bindings)
             report("built", 1.0)
         size = path.stat().st_size
         built.append(

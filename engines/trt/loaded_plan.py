@@ -92,10 +92,8 @@ class LoadedPlan:
 
     def _load(self, tensorrt: TensorRt, budget: int | None) -> None:
         trt = tensorrt.module
-        runtime = trt.Runtime(self._log)
-        if "version_compatible" in self._stored.sidecar.key.options:
-            runtime.engine_host_code_allowed = True  # such a plan brings the code of the version that built it
-        engine = runtime.deserialize_cuda_engine(np.memmap(self._stored.plan, np.uint8, "r"))
+        data, options = np.memmap(self._stored.plan, np.uint8, "r"), self._stored.sidecar.key.options
+        runtime, engine = deserialised(tensorrt, data, options, self._log)
         if engine is None:
             raise UserError(
                 f"{self._backend} cannot load {self._stored.plan} ({self._reason()}): build it again on this machine "
@@ -149,6 +147,14 @@ class LoadedPlan:
 
     def _reason(self) -> str:
         return reason_of(self._log)
+
+
+def deserialised(tensorrt: TensorRt, data: Any, options: tuple[str, ...], log: Any) -> tuple[Any, Any]:
+    """TensorRT's runtime and the engine of a plan's bytes, None where `log` says why not; `options` as in its key."""
+    runtime = tensorrt.module.Runtime(log)
+    if "version_compatible" in options:
+        runtime.engine_host_code_allowed = True  # such a plan brings the code of the version that built it
+    return runtime, runtime.deserialize_cuda_engine(data)
 
 
 def limit_weights(engine: Any, stored: StoredEngine, budget: int | None) -> int:

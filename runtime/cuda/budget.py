@@ -14,7 +14,7 @@ from vexpress_trt.engines.call_sizes import CHUNK
 from vexpress_trt.engines.dims import evaluate
 from vexpress_trt.engines.dtypes import numpy_dtype
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.engines.gpu_weights import gpu_weights
+from vexpress_trt.engines.footprint import footprint
 from vexpress_trt.engines.manifest import PRECISION_DTYPE, GraphSpec, is_reference_tensor
 from vexpress_trt.engines.selection import EngineChoice
 from vexpress_trt.runtime.cuda.buffers import arena_bytes, decoder_shapes, feature_shapes, loop_shapes
@@ -56,8 +56,8 @@ class GpuNeed:
     """Bytes of the largest stage of a clip: its engines, and our own buffers.
 
     Buffers are exact, weights are those of plans that were built or as large as their files in the type computed in,
-    with what allocators round up. Working memory is an estimate that was within a tenth of what torch took at full
-    size in FP16.
+    with what allocators round up. Working memory is what an engine asked for when it was built here, else an estimate
+    that was within a tenth of what torch took at full size in FP16.
     """
 
     engines: tuple[EngineNeed, ...]
@@ -125,10 +125,12 @@ def gpu_need(
     sessions = choice.backend.startswith("onnxruntime")
 
     def need(graph: str, turn: str, values: int, kept: int = 0, **sizes: int) -> EngineNeed:
-        weights = gpu_weights(bundle, choice, graph, sizes)
-        size = weights.size if weights.exact else int(_FACTOR * weights.size)
-        working = max(int(_FACTOR * itemsize * values), _SESSION if sessions else 0)
-        return EngineNeed(graph, turn, size, working, int(_FACTOR * itemsize * kept), weights.streamable)
+        known = footprint(bundle, choice, graph, sizes)
+        weights = known.weights if known.planned else int(_FACTOR * known.weights)
+        working = known.working
+        if working is None:
+            working = max(int(_FACTOR * itemsize * values), _SESSION if sessions else 0)
+        return EngineNeed(graph, turn, weights, working, int(_FACTOR * itemsize * kept), known.streamable)
 
     images = need("vae_decoder", "decoder", _LIVE_IMAGES * _NARROWEST * pixels, N=1, h=h, w=w)
     engines = [need("kps_guider", "guider", CHUNK * _LIVE_GUIDES * pixels, N=CHUNK, h=h, w=w)]

@@ -11,7 +11,7 @@ from fake_tensorrt import HostDriver, store_plan
 from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.trt import build as build_module
-from vexpress_trt.engines.trt import timing, timing_cache
+from vexpress_trt.engines.trt import timing, timing_cache, working_memory
 from vexpress_trt.engines.trt.build import BuildSettings, build_engines
 from vexpress_trt.engines.trt.builder import Build, BuildOptions, Plan
 from vexpress_trt.engines.trt.flavour import RTX, TENSORRT, TensorRt
@@ -25,7 +25,8 @@ def machine(gpu: HostDriver, monkeypatch: pytest.MonkeyPatch) -> HostDriver:
     """The GPU that is played, for a build by a builder that is played as well."""
     tensorrt = TensorRt(TENSORRT, sys.modules["fake_tensorrt"], "11.4")
     monkeypatch.setattr(build_module, "load_tensorrt", lambda backend: tensorrt)
-    monkeypatch.setattr(timing, "driver", lambda index: gpu)
+    for module in (timing, working_memory):
+        monkeypatch.setattr(module, "driver", lambda index: gpu)
     card = SimpleNamespace(devices=(SimpleNamespace(name="NVIDIA H100 80GB"),), cuda="13.0")
     for module in (timing_cache, build_module):
         monkeypatch.setattr(module, "gpu_status", lambda: card)
@@ -48,7 +49,9 @@ def test_the_fastest_of_three_is_kept_with_the_times_of_all(bundle: Bundle, mach
     report = build_engines(BuildSettings(bundle.root, TENSORRT, builds=3, profile=settings, force=True))
     plan = bundle.path(report.engines[0].path)
     assert b'"number": 1' in plan.read_bytes()
-    assert Sidecar.from_json(plan.with_suffix(".json").read_text(), "x").built["milliseconds"] == [5.0, 3.0, 4.0]
+    sidecar = Sidecar.from_json(plan.with_suffix(".json").read_text(), "x")
+    assert sidecar.built["milliseconds"] == [5.0, 3.0, 4.0]
+    assert working_memory.recorded(sidecar) == fake_tensorrt.NEEDED
     assert caches == [None] * 3  # with timings of the first, all would be the same
     assert not machine.memory and not machine.streams
     assert not list(bundle.root.glob(".timing*"))
@@ -56,7 +59,7 @@ def test_the_fastest_of_three_is_kept_with_the_times_of_all(bundle: Bundle, mach
 
 def test_one_build_uses_the_timings_of_this_version_and_gpu(bundle: Bundle, machine, monkeypatch, tmp_path) -> None:
     used = []
-    monkeypatch.setattr(Build, "run", lambda self, *about: used.append(self._timing_cache.path) or Plan(b"{}", ()))
+    monkeypatch.setattr(Build, "run", lambda self, *about: used.append(self._timing_cache.path) or Plan(b"no plan", ()))
     build_engines(BuildSettings(bundle.root, TENSORRT, timing_cache=tmp_path / "kept"))
     build_engines(BuildSettings(bundle.root, TENSORRT, force=True))
     assert used[0] == tmp_path / "kept" / "tensorrt-11.4-NVIDIA-H100-80GB.timing"

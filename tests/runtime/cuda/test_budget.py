@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("av", reason="needs media input")
 
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.engines.gpu_weights import GpuWeights
+from vexpress_trt.engines.footprint import Footprint
 from vexpress_trt.engines.manifest import GraphSpec, SchedulerConfig, TensorSpec
 from vexpress_trt.engines.selection import EngineChoice
 from vexpress_trt.runtime.cuda import budget as budget_module
@@ -129,14 +129,14 @@ def test_a_clip_that_needs_more_is_refused_and_told_what_lowers_it(allowed: int,
 
 
 @pytest.fixture
-def plans(monkeypatch: pytest.MonkeyPatch) -> Callable[[tuple[str, ...]], EngineChoice]:
+def plans(monkeypatch: pytest.MonkeyPatch) -> Callable[..., EngineChoice]:
     """TensorRT with plans as large as the files, of which those named may stream their weights."""
 
-    def make(streamable: tuple[str, ...] = ()) -> EngineChoice:
+    def make(streamable: tuple[str, ...] = (), working: int | None = None) -> EngineChoice:
         monkeypatch.setattr(
             budget_module,
-            "gpu_weights",
-            lambda bundle, choice, graph, sizes: GpuWeights(FILES[graph] * MIB, True, graph in streamable),
+            "footprint",
+            lambda bundle, choice, graph, sizes: Footprint(FILES[graph] * MIB, working, True, graph in streamable),
         )
         return replace(CHOICE, backend="tensorrt")
 
@@ -146,6 +146,7 @@ def plans(monkeypatch: pytest.MonkeyPatch) -> Callable[[tuple[str, ...]], Engine
 def test_plans_are_counted_as_they_are(plans: Callable) -> None:
     estimated = need().weights
     assert need(plans()).weights < 2750 * MIB < estimated
+    assert need(plans(working=MIB)).activations == 3 * MIB  # guider, denoiser, decoder
 
 
 def test_weights_that_may_stream_make_room_and_the_user_is_told(

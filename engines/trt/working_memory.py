@@ -1,0 +1,28 @@
+"""How much working memory an engine will ask for: found out where it is built, and kept in its sidecar."""
+
+from typing import Any
+
+from vexpress_trt.engines.driver import driver
+from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.trt.builder import shared_log
+from vexpress_trt.engines.trt.flavour import TensorRt
+from vexpress_trt.engines.trt.key import Sidecar
+from vexpress_trt.engines.trt.loaded_plan import deserialised
+
+_RECORD = "working_bytes"
+
+
+def measured(data: Any, tensorrt: TensorRt, options: tuple[str, ...], gpu_id: int) -> dict[str, int]:
+    """What the sidecar tells of a plan's working memory, at its largest sizes; nothing where it does not load here."""
+    try:
+        with driver(gpu_id).current():
+            _, engine = deserialised(tensorrt, data, options, shared_log(tensorrt.module))
+            return {} if engine is None else {_RECORD: int(engine.device_memory_size_v2)}
+    except UserError:
+        return {}
+
+
+def recorded(sidecar: Sidecar) -> int | None:
+    """Bytes of working memory, or None where the engine was built ahead of time, on another machine."""
+    found = sidecar.built.get(_RECORD)
+    return found if isinstance(found, int) and found >= 0 else None
