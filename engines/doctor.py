@@ -159,7 +159,7 @@ def _backends() -> list[Check]:
     for status in available_backends():
         devices = ", ".join(status.devices)
         if status.usable:
-            detail = f"{status.version} on {devices}" + _NEEDS.get(status.name, "")
+            detail = f"{status.version} on {devices}" + _lacking(status.name)
         else:
             installed = f" ({status.version} is installed)" if status.version else ""
             detail = status.reason + installed
@@ -169,6 +169,13 @@ def _backends() -> list[Check]:
     except UserError as problem:
         return [*checks, Check("backends", "auto", "problem", str(problem))]
     return [*checks, Check("backends", "auto", "ok", f"takes {reason}")]
+
+
+def _lacking(backend: str) -> str:
+    """What a backend that works here needs besides, or would be faster with."""
+    if backend == "torch-cuda" and package_version("triton") is None:
+        return ", slower than with the denoiser's fused kernels: `pip install triton`"
+    return _NEEDS.get(backend, "")
 
 
 def _faces() -> list[Check]:

@@ -6,14 +6,14 @@ The denoisers are fused, except for those of the CPU alone.
 import numpy as np
 
 from vexpress_trt.bench.gpu_check.jobs import Clip, Denoisers, device_loop, host_loop, stacked
-from vexpress_trt.bench.gpu_check.networks import small_model
+from vexpress_trt.bench.gpu_check.networks import MINI
 from vexpress_trt.bench.gpu_check.parts import CheckFailed, Record, Setting
 from vexpress_trt.runtime.windows import WindowPlan
 
 # Final latents have a deviation near 1. FP32 on two kinds of processor, over some steps under guidance 3.5:
 FP32_TOLERANCE = 2e-3
 
-# At 8 the deepest level is one pixel, whose groups are normalised over two values: rounding is amplified 10,000 times.
+# Large enough for the groups of the deepest level: normalised over two values they amplify rounding 10,000 times.
 SIDE = 16
 
 CLIPS = {
@@ -25,7 +25,7 @@ CLIPS = {
 def check(setting: Setting, record: Record) -> None:
     """Raises CheckFailed where the loop's own arithmetic is not bit-identical, or where FP32 differs from the CPU's."""
     wrong = []
-    networks = small_model(setting).networks()
+    networks = MINI.networks()
     for name, (solver, clip) in CLIPS.items():
         for precision in ("fp32", "fp16", "bf16") if setting.device == "cuda" else ("fp32",):
             denoisers = Denoisers(networks, clip, device=setting.device, precision=precision)

@@ -17,9 +17,9 @@ from vexpress_trt.export.nets.denoiser import Denoiser
 from vexpress_trt.export.nets.guider import KpsGuider
 from vexpress_trt.export.nets.motion import PositionTable
 from vexpress_trt.export.nets.plain import PlainDenoiser
-from vexpress_trt.export.random_model import FULL, TINY, RandomModel
+from vexpress_trt.export.random_model import FULL, RandomModel
 
-# The smallest that has every kind of layer, for trying the check on a CPU.
+# The smallest that has every kind of layer, for questions that do not depend on sizes.
 MINI = RandomModel(
     block_out_channels=(32, 64),
     layers_per_block=1,
@@ -40,13 +40,8 @@ _GAINS = (
 
 
 def model_for(setting: Setting) -> RandomModel:
-    """The official sizes, or smaller ones where they would take too long."""
-    return small_model(setting) if setting.small else FULL
-
-
-def small_model(setting: Setting) -> RandomModel:
-    """One for questions that do not depend on sizes."""
-    return MINI if setting.device == "cpu" else TINY
+    """The official sizes, or the smallest where those would take too long."""
+    return MINI if setting.small else FULL
 
 
 def randomised(build: Callable[[], nn.Module], *, device: str, dtype: torch.dtype, seed: int = 0) -> nn.Module:

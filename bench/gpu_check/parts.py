@@ -15,15 +15,16 @@ from typing import Any
 
 from vexpress_trt.engines.files import atomic_path
 
-# {part: (module, seconds it may take, seconds with --quick)}
+# {part: (module, seconds it may take, seconds with --quick)}. Much of that is Triton's, which compiles the denoiser's
+# kernels for every size and type that it has not met before.
 PARTS: dict[str, tuple[str, float, float]] = {
     "kernels": ("kernels", 75, 60),
-    "loop": ("loops", 45, 45),
-    "golden": ("golden", 45, 45),
-    "waits": ("waits", 45, 45),
-    "generate": ("generate", 80, 60),
-    "speed": ("speed", 110, 60),
-    "clip": ("clip", 80, 60),
+    "loop": ("loops", 60, 60),
+    "golden": ("golden", 60, 60),
+    "waits": ("waits", 40, 40),
+    "generate": ("generate", 90, 60),
+    "speed": ("speed", 100, 60),
+    "clip": ("clip", 55, 45),
     "compiled": ("compiled", 240, 60),
 }
 ON_REQUEST = ("compiled",)

@@ -5,6 +5,7 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -56,6 +57,7 @@ def check(setting: Setting, record: Record) -> None:
         ceiling = matmul_ceiling(device, TORCH[precision], size=512 if setting.small else 8192)
         record(f"ceiling_{precision}_tflops", ceiling)
         with Call(networks, sizes, device, precision) as exact:
+            record(f"first_call_{precision}_s", first_call(exact, device))
             contenders = {"exact eager": exact.eager, "exact captured": exact.captured}
             seconds = in_turns(contenders, device, rounds=rounds)
             record(f"memory_{precision}", exact.memory())
@@ -71,6 +73,15 @@ def check(setting: Setting, record: Record) -> None:
                 record("kernels", profile(exact.eager))
     if device == "cuda" and without_kernels:
         raise CheckFailed(without_kernels)
+
+
+def first_call(call: "Call", device: str) -> float:
+    """Seconds, in which Triton compiles what it has not compiled before on this machine."""
+    began = perf_counter()
+    call.eager()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return perf_counter() - began
 
 
 def compared(

@@ -11,7 +11,7 @@ import torch
 
 from vexpress_trt.bench.gpu_check.around import NO_DECODER, decoder_on, features_on
 from vexpress_trt.bench.gpu_check.jobs import Clip, Denoisers, device_loop
-from vexpress_trt.bench.gpu_check.networks import small_model
+from vexpress_trt.bench.gpu_check.networks import MINI
 from vexpress_trt.bench.gpu_check.parts import CheckFailed, Record, Setting
 from vexpress_trt.runtime.cuda import gpu, kernels
 from vexpress_trt.runtime.windows import WindowPlan
@@ -25,12 +25,11 @@ def check(setting: Setting, record: Record) -> None:
     on_cpu = setting.device == "cpu"
     clip = Clip(WindowPlan(4, 1, 2) if on_cpu else WindowPlan(8, 2, 90), steps=2 if on_cpu else 10, side=8)
     precision = "fp32" if on_cpu else "fp16"
-    model = small_model(setting)
-    denoisers = Denoisers(model.networks(), clip, device=setting.device, precision=precision)
-    decoder = decoder_on(model, clip, setting.device, precision)
+    denoisers = Denoisers(MINI.networks(), clip, device=setting.device, precision=precision)
+    decoder = decoder_on(MINI, clip, setting.device, precision)
     if decoder is None:
         record("skipped", NO_DECODER)
-    features = features_on(model, clip, setting.device, precision)
+    features = features_on(MINI, clip, setting.device, precision)
     loop = device_loop(clip, denoisers, features=features, decoder=decoder)
     if on_cpu:
         record("calls", sum(1 for calls, _ in loop if calls))
@@ -50,7 +49,7 @@ def check(setting: Setting, record: Record) -> None:
     for done, _ in enumerate(loop, 1):
         if done % 50 == 0:
             most = max(most, used_memory())
-    record("loop_ms_per_call_tiny", (perf_counter() - began) / max(1, done) * 1e3)
+    record("loop_ms_per_call_small", (perf_counter() - began) / max(1, done) * 1e3)
     growth = (most - memory) / 2**20
     record("memory_growth_mib", growth)
     record("memory_watched_over_frames", clip.plan.frames)

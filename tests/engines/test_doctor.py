@@ -11,6 +11,7 @@ from vexpress_trt.engines import doctor as module
 from vexpress_trt.engines.doctor import Check, doctor, format_checks
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.gpu import Gpu, GpuStatus
+from vexpress_trt.engines.selection import BackendStatus
 
 
 def _named(checks: list[Check]) -> dict[str, Check]:
@@ -135,3 +136,12 @@ def test_a_check_that_fails_does_not_hide_the_others(monkeypatch: pytest.MonkeyP
     checks = doctor()
     assert checks[0] == Check("machine", "machine", "problem", "this check failed: PermissionError: no")
     assert "python" in _named(checks)
+
+
+def test_torch_on_a_gpu_without_triton_says_what_it_lacks(missing, monkeypatch: pytest.MonkeyPatch) -> None:
+    status = BackendStatus("torch-cuda", True, "2.11.0", ("H100",), "", "")
+    monkeypatch.setattr(module, "available_backends", lambda: [status])
+    missing("triton")
+    assert _named(doctor())["torch-cuda"].detail.startswith("2.11.0 on H100, slower than with the denoiser's fused")
+    monkeypatch.setattr(module, "package_version", lambda *names: "3.6.0")
+    assert _named(doctor())["torch-cuda"].detail == "2.11.0 on H100"
