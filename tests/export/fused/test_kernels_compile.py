@@ -130,6 +130,7 @@ def test_16_bit_rows_are_read_16_bytes_at_a_time(launches: Callable, tmp_path: P
         narrow = [access for access in re.findall(r"(?:ld|st)\.global\S*", code.asm["ptx"]) if "v4.b32" not in access]
         if launch.kernel is not kernels._scales:  # which reads float32 statistics, of 10 channels at a time
             assert len(narrow) <= 4, (launch, narrow)  # parameters, or statistics: a few numbers for many rows
+        assert re.search(r"tensor<\d+x\d+xi64>", code.asm["ttir"]), launch  # offsets may pass 2^31
         if launch.kernel is kernels._temporal_attention:
             assert "mma.sync" in code.asm["ptx"]  # the tensor cores
 
