@@ -16,7 +16,7 @@ import torch  # noqa: E402
 import triton  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from vexpress_trt.export.nets.fused import kernels  # noqa: E402
+from vexpress_trt.export.nets.fused import kernels, programs  # noqa: E402
 
 NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 # Pixels and channels at the levels of a denoiser of 64x64 latents.
@@ -70,7 +70,7 @@ def launches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., l
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))  # nothing that was compiled before
     found: dict[str, Launch] = {}
 
-    def record(kernel: triton.JITFunction, programs: int, *args: Any, warps: int, **constants: int) -> None:
+    def record(kernel: triton.JITFunction, number: int, *args: Any, warps: int, **constants: int) -> None:
         launch = Launch.of(kernel, args, warps, constants)
         found[str(launch)] = launch
 
@@ -128,10 +128,10 @@ def test_16_bit_rows_are_read_16_bytes_at_a_time(launches: Callable, tmp_path: P
         code = launch.compiled(90)
         assert _spilled(code, tmp_path) == 0, launch
         narrow = [access for access in re.findall(r"(?:ld|st)\.global\S*", code.asm["ptx"]) if "v4.b32" not in access]
-        if launch.kernel is not kernels._scales:  # which reads float32 statistics, of 10 channels at a time
+        if launch.kernel is not programs.group_scales:  # which reads float32 statistics, of 10 channels at a time
             assert len(narrow) <= 4, (launch, narrow)  # parameters, or statistics: a few numbers for many rows
         assert re.search(r"tensor<\d+x\d+xi64>", code.asm["ttir"]), launch  # offsets may pass 2^31
-        if launch.kernel is kernels._temporal_attention:
+        if launch.kernel is programs.temporal_attention:
             assert "mma.sync" in code.asm["ptx"]  # the tensor cores
 
 
