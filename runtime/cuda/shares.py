@@ -11,7 +11,7 @@ class Shares:
     """What each engine of a clip may take: the budget without CUDA, our buffers and arrays that engines keep.
 
     An engine may have what is left when those that are loaded keep what they have, and those of the loop that are still
-    to come get what they need. Weights that may stream get less where the budget is short, all in proportion. Engines
+    to come get what they need. Weights that may stream get less where the budget is short, the largest first. Engines
     that do not tell what they took (onnxruntime's) have fixed parts of the whole instead. Methods may be called from
     any thread.
     """
@@ -60,8 +60,15 @@ def _cut_down(engines: tuple[EngineNeed, ...], room: int) -> tuple[EngineNeed, .
     """The needs, with weights that may stream made to fit the room."""
     working = working_bytes((engine.turn, engine.working) for engine in engines)
     fixed = sum(engine.weights for engine in engines if not engine.streamable)
-    streamable = sum(engine.weights for engine in engines if engine.streamable)
-    if not streamable or fixed + working + streamable <= room:
-        return engines
-    share = max(0, room - fixed - working) / streamable
-    return tuple(replace(each, weights=int(share * each.weights)) if each.streamable else each for each in engines)
+    most = _level([engine.weights for engine in engines if engine.streamable], max(0, room - fixed - working))
+    return tuple(replace(e, weights=min(e.weights, most)) if e.streamable else e for e in engines)
+
+
+def _level(sizes: list[int], room: int) -> int:
+    """The most that any of them may have, so that all together fit."""
+    for number, size in enumerate(sorted(sizes)):
+        most = room // (len(sizes) - number)
+        if size > most:
+            return most
+        room -= size
+    return max(sizes, default=0)

@@ -75,6 +75,16 @@ def test_weights_that_may_stream_share_what_is_short() -> None:
     assert ours.of("vae_decoder", told=True) == 500
 
 
+def test_the_largest_weights_stream_first() -> None:
+    streaming = tuple(
+        EngineNeed(e.graph, e.turn, e.weights, e.working, e.kept, True) for e in (GUIDER, GUIDED, DECODER)
+    )
+    ours = shares(streaming, 2 + 100 + 300 + 3000 + 100 + 400)
+    assert [ours.of(engine.graph, told=True) for engine in streaming] == [102, 3300, 500]
+    ours = shares(streaming, 2 + 100 + 50 + 3000 + 50 + 400)
+    assert [ours.of(engine.graph, told=True) for engine in streaming] == [102, 3050, 450]
+
+
 def test_engines_that_do_not_tell_have_fixed_parts_that_fill_the_room() -> None:
     sessions = tuple(EngineNeed(e.graph, e.graph, e.weights, e.working, e.kept) for e in LOOP)
     ours = shares(sessions, 2 * sum(engine.weights + engine.working for engine in sessions))
