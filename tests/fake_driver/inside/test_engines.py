@@ -69,6 +69,21 @@ def test_arrays_in_arrays_out(bundle: Bundle, number: int) -> None:
             np.testing.assert_array_equal(engine.run(latents=latents)["image"], expected)
 
 
+def test_what_is_bound_is_there_for_every_stream(bundle: Bundle, gpu: GpuDevice, stand_in: StandIn) -> None:
+    image = gpu.arena({"image": (SHAPES["image"], FLOAT)})["image"]
+    back, stream = gpu.pinned(SHAPES["image"], FLOAT), gpu.stream()
+    with load(bundle, "vae_decoder", gpu.number) as engine:
+        for seed in range(8):
+            stand_in.seed(seed)
+            engine.bind(latents=given("latents", seed))
+            engine.bind_buffers(image=image)
+            engine.enqueue(stream)
+            gpu.download(image, back, stream)
+            settled(gpu, stream)
+            expected = on_the_processor(bundle, "vae_decoder", latents=given("latents", seed))
+            np.testing.assert_array_equal(back, expected)
+
+
 def test_two_engines_on_two_streams_captured_and_launched_with_other_values(bundle: Bundle, gpu: GpuDevice) -> None:
     """Their working memory, which every run spoils, is nobody's but the stream's."""
     sides = (("kps_guider", "rgb", "feature"), ("vae_decoder", "latents", "image"))
