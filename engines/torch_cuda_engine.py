@@ -1,9 +1,11 @@
 """torch on a GPU's own buffers: enqueued on a stream that is not torch's, or captured there as part of a CUDA graph."""
 
+import functools
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -16,6 +18,34 @@ if TYPE_CHECKING:
     import torch
 
 log = logging.getLogger("vexpress")
+
+
+class GraphMemory:
+    """torch's memory for graphs that were captured on one stream: they never run at once and use the same bytes.
+
+    Each graph computes from the buffers that are bound, and copies what it computes to some: nothing in this memory is
+    needed from one run to the next, so they may be replayed in any order. Every graph holds a reference; with the last
+    one torch frees the memory and takes its handle no more.
+    """
+
+    def __init__(self) -> None:
+        import torch
+
+        self.handle = torch.cuda.graph_pool_handle()
+
+    @classmethod
+    def of_stream(cls, device: str, stream: int) -> "GraphMemory":
+        """That of the graphs that exist on a stream of a device such as "cuda:0", or a new one."""
+        streams = _graph_memory(device)
+        memory = streams.get(stream) or cls()
+        streams[stream] = memory
+        return memory
+
+
+@functools.cache
+def _graph_memory(device: str) -> WeakValueDictionary[int, GraphMemory]:
+    """{stream: what its graphs share}"""
+    return WeakValueDictionary()
 
 
 class TorchDeviceEngine(TorchEngine, DeviceEngine):
@@ -57,12 +87,12 @@ class TorchDeviceEngine(TorchEngine, DeviceEngine):
             return body
         import torch
 
-        graph = torch.cuda.CUDAGraph()
+        graph, memory = torch.cuda.CUDAGraph(), GraphMemory.of_stream(self._device, stream)
         own = torch.cuda.ExternalStream(stream, device=self._device)
         try:
             with (
                 self._current(stream),
-                torch.cuda.graph(graph, stream=own, capture_error_mode="thread_local"),
+                torch.cuda.graph(graph, pool=memory.handle, stream=own, capture_error_mode="thread_local"),
             ):
                 body()
         except RuntimeError as problem:
@@ -70,11 +100,7 @@ class TorchDeviceEngine(TorchEngine, DeviceEngine):
                 f"torch cannot capture {self.spec.name} as a CUDA graph ({problem}): run it without a capture"
             ) from problem
 
-        def replay() -> None:
-            with self._current(stream):
-                graph.replay()
-
-        return replay
+        return _Captured(graph, memory, lambda: self._current(stream))
 
     def _fuse(self, wanted: bool | None) -> None:
         import torch
@@ -138,6 +164,19 @@ class TorchDeviceEngine(TorchEngine, DeviceEngine):
 
         with torch.cuda.device(self._device), torch.cuda.stream(torch.cuda.ExternalStream(stream, device=self._device)):
             yield
+
+
+class _Captured:
+    """Captured work, and the memory that it shares with other such."""
+
+    def __init__(
+        self, graph: "torch.cuda.CUDAGraph", memory: GraphMemory, current: Callable[[], AbstractContextManager[None]]
+    ) -> None:
+        self._graph, self._memory, self._current = graph, memory, current
+
+    def __call__(self) -> None:
+        with self._current():
+            self._graph.replay()
 
 
 def limit_memory(backend: str, size: int | None) -> None:

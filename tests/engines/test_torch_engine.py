@@ -1,9 +1,14 @@
 """The torch engine: networks rebuilt from a bundle give what the exporter's own modules give."""
 
+import functools
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
+from weakref import ref
 
 import ml_dtypes
 import numpy as np
@@ -20,6 +25,7 @@ from vexpress_trt.engines.bundle import Bundle, write_bundle  # noqa: E402
 from vexpress_trt.engines.engine import load_engine  # noqa: E402
 from vexpress_trt.engines.errors import UserError  # noqa: E402
 from vexpress_trt.engines.manifest import ModelConfig  # noqa: E402
+from vexpress_trt.engines.torch_cuda_engine import TorchDeviceEngine  # noqa: E402
 from vexpress_trt.engines.verify import vector_inputs  # noqa: E402
 from vexpress_trt.export.checkpoints import Checkpoints, load_checkpoints  # noqa: E402
 from vexpress_trt.export.graphs import Graph, graphs  # noqa: E402
@@ -197,8 +203,6 @@ def test_a_gpu_gives_the_same(by_name: dict[str, Graph], checkpoints: Checkpoint
 
 @pytest.mark.parametrize("name", ["denoiser_guided", "vae_decoder"])
 def test_on_buffers_it_gives_what_it_gives_on_arrays(name: str, by_name: dict[str, Graph], store: Callable) -> None:
-    from vexpress_trt.engines.torch_cuda_engine import TorchDeviceEngine
-
     bundle = store(by_name[name])
     inputs = vector_inputs(by_name[name].spec("fp32"), SMALL)
     output = by_name[name].outputs[0].name
@@ -218,7 +222,6 @@ def test_on_buffers_it_gives_what_it_gives_on_arrays(name: str, by_name: dict[st
 def test_a_denoiser_takes_its_fused_form_with_the_same_result(
     name: str, by_name: dict[str, Graph], store: Callable
 ) -> None:
-    from vexpress_trt.engines.torch_cuda_engine import TorchDeviceEngine
     from vexpress_trt.export.nets.fused.denoiser import FusedDenoiser
 
     bundle = store(by_name[name])
@@ -237,7 +240,6 @@ def test_a_denoiser_takes_its_fused_form_with_the_same_result(
 def test_a_gpu_without_triton_keeps_the_denoiser_as_it_is_and_says_why(
     by_name: dict[str, Graph], store: Callable, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from vexpress_trt.engines.torch_cuda_engine import TorchDeviceEngine
     from vexpress_trt.export.nets.denoiser import Denoiser
     from vexpress_trt.export.nets.fused import operations
 
@@ -250,3 +252,83 @@ def test_a_gpu_without_triton_keeps_the_denoiser_as_it_is_and_says_why(
         assert type(engine._module) is Denoiser
         monkeypatch.undo()
     assert caplog.messages == ["denoiser_single runs without fused kernels, and slower: no Triton for cuda:1"]
+
+
+@pytest.fixture
+def captures(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[SimpleNamespace]]:
+    """Stands in for torch's captures on a GPU: what was asked for each, and whether its graph is alive."""
+    from vexpress_trt.engines import torch_cuda_engine
+
+    asked: list[SimpleNamespace] = []
+    handles = iter(range(1, 100))
+
+    class Recorded:
+        pass
+
+    @contextmanager
+    def capture(graph: Recorded, *, pool: int, stream: int, capture_error_mode: str) -> Iterator[None]:
+        alive = [one.pool for one in asked if one.graph() is not None]
+        assert pool in alive or pool == max([0, *(one.pool for one in asked)]) + 1, "torch has freed this pool"
+        asked.append(SimpleNamespace(graph=ref(graph), pool=pool, stream=stream, mode=capture_error_mode))
+        yield
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Recorded)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: next(handles))
+    monkeypatch.setattr(torch.cuda, "ExternalStream", lambda stream, device: stream)
+    monkeypatch.setattr(TorchDeviceEngine, "_current", lambda engine, stream: nullcontext())
+    torch_cuda_engine._graph_memory.cache_clear()
+    yield asked
+    torch_cuda_engine._graph_memory.cache_clear()
+
+
+def test_graphs_of_one_stream_share_their_memory_as_long_as_one_of_them_lives(
+    by_name: dict[str, Graph], store: Callable, captures: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = store(by_name["kps_guider"])
+    with TorchDeviceEngine(bundle, bundle.graph("kps_guider", "fp32"), threads=1) as engine:
+        monkeypatch.setattr(engine, "_device", "cuda:0")
+        guided, single, decoder = (engine.capture(stream, lambda: None) for stream in (7, 7, 8))
+        one, other, elsewhere = captures
+        assert one.pool == other.pool != elsewhere.pool  # the decoder runs at the same time
+        assert (one.stream, elsewhere.stream, one.mode) == (7, 8, "thread_local")
+        del guided
+        later = engine.capture(7, lambda: None)
+        assert captures[-1].pool == one.pool
+        del single, later
+        after = engine.capture(7, lambda: None)
+        assert captures[-1].pool not in (one.pool, elsewhere.pool)
+        del after, decoder
+        monkeypatch.setattr(engine, "_device", "cpu")
+    assert not any(one.graph() for one in captures)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU and a torch built for it")
+def test_graphs_that_share_memory_give_on_a_gpu_what_each_gives_alone(
+    by_name: dict[str, Graph], store: Callable, tmp_path: Path
+) -> None:
+    stream = torch.cuda.Stream()
+    runs, outputs, expected = [], [], []
+    for name, image in (("denoiser_guided", 9), ("denoiser_single", 12)):
+        bundle = store(by_name[name])
+        shutil.move(bundle.root, tmp_path / name)
+        bundle = Bundle.open(tmp_path / name)
+        inputs = vector_inputs(by_name[name].spec("fp32"), SMALL | {"w": image})
+        engine = TorchDeviceEngine(bundle, bundle.graph(name, "fp32"), backend="torch-cuda")
+        engine.bind(**inputs)
+        shape = engine.output_shape(engine.spec.outputs[0], SMALL | {"w": image})
+        outputs.append(torch.zeros(shape, device="cuda"))
+        engine.bind_buffers(prediction=outputs[-1])
+        torch.cuda.synchronize()
+        work = functools.partial(engine.enqueue, stream.cuda_stream)
+        work()
+        stream.synchronize()
+        expected.append(outputs[-1].clone())
+        runs.append(engine.capture(stream.cuda_stream, work))
+    for number in (1, 0, 0, 1, 0):
+        outputs[number].fill_(float("nan"))
+        torch.cuda.synchronize()
+        runs[number]()
+        stream.synchronize()
+        assert torch.equal(outputs[number], expected[number])
