@@ -54,3 +54,7 @@ def test_what_needs_a_gpu_runs_on_a_stand_in_of_its_driver(part: str, machine: d
     assert done.returncode == 0, done.stdout + done.stderr
     summary = done.stdout.splitlines()[-1]
     assert "passed" in summary and "skipped" not in summary, done.stdout
+
+
+def test_no_file_beside_them_is_forgotten() -> None:
+    assert {path for given, _ in PARTS.values() for path in given} >= set(INSIDE.glob("test_*.py"))
