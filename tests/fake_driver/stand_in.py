@@ -26,10 +26,12 @@ def build(folder: Path) -> Path:
     # As with nvcc, products and sums are rounded one by one; an address that is not aligned as its type traps.
     options = ["-std=c++20", "-O2", "-ffp-contract=off", "-fsanitize=alignment", "-fsanitize-undefined-trap-on-error"]
     linking = ["-shared", "-fPIC", "-fvisibility=hidden", "-Wl,-Bsymbolic", f"-Wl,-soname,{LIBRARY}"]
-    given = [f"-DVX_STAND_IN_KERNELS={listed}", "-I", str(NATIVE), str(HERE / "driver.cpp"), "-o", str(library)]
+    given = [f"-DVX_STAND_IN_KERNELS={listed}", "-I", str(NATIVE), "-x", "c++", "-", "-o", str(library)]
+    whole = "".join(f'#include "{path}"\n' for path in sorted(HERE.glob("*.cpp")))  # at once takes half the time
     result = subprocess.run(
-        [compiler, "-Wall", "-Wextra", "-Werror", *options, *linking, *given], capture_output=True, text=True
-    )
+        [compiler, "-Wall", "-Wextra", "-Werror", *options, *linking, *given],
+        input=whole, capture_output=True, text=True,
+    )  # fmt: skip
     assert result.returncode == 0, result.stderr
     return library
 
