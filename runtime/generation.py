@@ -1,14 +1,15 @@
 """Generation: portrait, speech and key points in, frames out as they become final."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vexpress_trt.engines.engine import Engine
 from vexpress_trt.engines.memory import peak_memory_mib
 from vexpress_trt.runtime.audio_features import AudioFeatures
 from vexpress_trt.runtime.denoise import denoise
@@ -168,7 +169,9 @@ class Generation:
         if self._prepared.roomy:
             size = {"h": self.clip.height // self._prepared.factor, "w": self.clip.width // self._prepared.factor}
             window = {"B": self.request.window_batch, "F": self.clip.plan.window}
-            engines.prefetch(self._prepared.denoiser_graphs[0], **window, **size)
+            graphs = dict.fromkeys(self._prepared.denoiser_graphs)
+            for graph in list(graphs)[: None if self._choice.on_cpu else 1]:
+                engines.prefetch(graph, **window, **size)
         keys_values = self._portrait(engines)
         speech = self._speech(engines, workspace)
         request, clip, model = self.request, self.clip, self._bundle.manifest.model
@@ -180,18 +183,14 @@ class Generation:
             ).__getitem__
         else:
             noise = partial(frame_noise, request.seed, shape=shape)
-        graphs = self._prepared.denoiser_graphs
         with ExitStack() as stack:
             guider = stack.enter_context(engines.use("kps_guider"))
-            denoisers = {graph: stack.enter_context(engines.use(graph)) for graph in dict.fromkeys(graphs)}
-            for denoiser in denoisers.values():
-                denoiser.bind(
-                    **keys_values,
-                    reference_weight=np.array([request.reference_attention_weight], np.float32),
-                    audio_weight=np.array([request.audio_attention_weight], np.float32),
-                )
+            denoiser = self._denoiser_of(engines, stack, keys_values)
+            if not self._choice.on_cpu:
+                for step in range(steps):  # all that is captured is there before the first call
+                    denoiser(step)
             given = {
-                "denoiser": lambda step: denoisers[graphs[step]],
+                "denoiser": denoiser,
                 "batches": batches(plan, steps, request.window_batch),
                 "plan": plan,
                 "scheduler": scheduler,
@@ -233,6 +232,27 @@ class Generation:
                             self._calls_before_first = self._calls
                         final += 1
                         yield frame, dump.latent(latent)
+
+    def _denoiser_of(
+        self, engines: EngineLoader, stack: ExitStack, keys_values: dict[str, np.ndarray]
+    ) -> Callable[[int], Engine]:
+        """The engine of a step, with what stays the same bound to it.
+
+        Each is taken up when its first step comes: on a CPU the second one may load beside the first one's calls.
+        """
+        request, graphs = self.request, self._prepared.denoiser_graphs
+
+        @cache
+        def taken_up(graph: str) -> Engine:
+            engine = stack.enter_context(engines.use(graph))
+            engine.bind(
+                **keys_values,
+                reference_weight=np.array([request.reference_attention_weight], np.float32),
+                audio_weight=np.array([request.audio_attention_weight], np.float32),
+            )
+            return engine
+
+        return lambda step: taken_up(graphs[step])
 
     def _report_call(self, window: int, step: int, steps: int, final: int) -> None:
         detail = f"window {window + 1}/{self.clip.plan.windows} step {step + 1}/{steps}"

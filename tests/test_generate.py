@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -166,6 +167,29 @@ def test_steps_outside_the_guidance_interval_run_the_conditional_half_alone(
     whole = _frames(replace(request, guidance_interval="0,1"))
     assert (frames != whole).any()
     assert (whole == _frames(replace(request, guidance_interval=None))).all()
+
+
+def test_the_second_denoiser_loads_beside_the_first_ones_calls(
+    request_of: GenerationRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = threading.Event()
+    run = OnnxRuntimeEngine.run
+
+    def load(bundle, graph, **settings):
+        if graph == "denoiser_single":
+            assert began.wait(60), "the guided steps wait for an engine that they do not need"
+        return load_engine(bundle, graph, **settings)
+
+    def told(engine: OnnxRuntimeEngine, **arrays: np.ndarray) -> dict[str, np.ndarray]:
+        if engine.spec.name == "denoiser_guided":
+            began.set()
+        return run(engine, **arrays)
+
+    request = replace(request_of, num_inference_steps=4, guidance_interval="0,0.5")
+    expected = _frames(request)
+    monkeypatch.setattr(engine_loader_module, "load_engine", load)
+    monkeypatch.setattr(OnnxRuntimeEngine, "run", told)
+    assert (_frames(request) == expected).all()
 
 
 def test_another_solver_is_another_way_to_the_picture(request_of: GenerationRequest) -> None:
