@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("av", reason="needs media input")
 pytest.importorskip("diffusers", reason="needs the export extra")
 
-from fake_tensorrt import HostCuda, store_plan  # noqa: E402
+from fake_tensorrt import HostDriver, store_plan  # noqa: E402
 from media import write_wav  # noqa: E402
 from PIL import Image  # noqa: E402
 
@@ -26,7 +26,7 @@ from vexpress_trt.runtime.cuda.host_device import HostDevice  # noqa: E402
 
 @pytest.mark.parametrize("windows", [1, 2])
 def test_frames_are_those_of_the_processor(
-    windows: int, other_bundle: Path, gpu: HostCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    windows: int, other_bundle: Path, gpu: HostDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = shutil.copytree(other_bundle, tmp_path / "planned.bundle", ignore=shutil.ignore_patterns("engines"))
     bundle, tensorrt = Bundle.open(root), TensorRt(TENSORRT, fake_tensorrt, "11.4")
