@@ -13,6 +13,7 @@ from vexpress_trt.engines.gpu import GpuStatus, gpu_status
 
 if TYPE_CHECKING:
     from vexpress_trt.engines.bundle import Bundle
+    from vexpress_trt.engines.call_sizes import ClipSizes
     from vexpress_trt.engines.engine import Engine
 
 log = logging.getLogger("vexpress")
@@ -81,19 +82,28 @@ class EngineChoice:
 
 
 def choose_engines(
-    bundle: "Bundle", *, backend: str = "auto", dtype: str = "auto", device: str = "auto", gpu_id: int = 0
+    bundle: "Bundle",
+    *,
+    backend: str = "auto",
+    dtype: str = "auto",
+    device: str = "auto",
+    gpu_id: int = 0,
+    clip: "ClipSizes | None" = None,
 ) -> EngineChoice:
     """Settle backend, graph precision and arithmetic for a bundle.
 
     `dtype` "auto" takes what is fast and close on the backend: bf16 on openvino where the CPU multiplies it, else fp32.
     onnxruntime and TensorRT compute in the graph's own precision; openvino and torch compute in `dtype` whatever the
-    graph's. Where a GPU may be used and the bundle has TensorRT engines for it, "auto" takes them.
+    graph's. Where a GPU may be used and the bundle has TensorRT engines for it, "auto" takes them: those of all graphs,
+    or with `clip` of those that it needs, for its sizes.
     Raises UserError for a backend, dtype or device that cannot be had, and names what would add it.
     """
     if backend.partition(":")[0] in _PLANNED and device != "cpu":
-        return _planned_choice(bundle, backend, dtype, gpu_id)
-    if backend == "auto" and device != "cpu" and (planned := _planned_if_any(bundle, dtype, gpu_id)) is not None:
-        return planned
+        return _planned_choice(bundle, backend, dtype, gpu_id, clip)
+    if backend == "auto" and device != "cpu":
+        planned = _planned_if_any(bundle, dtype, gpu_id, clip)
+        if planned is not None:
+            return planned
     if device == "cuda":
         backend = _cuda_backend(backend, gpu_id)
     elif device == "cpu" and backend.partition(":")[0] in _GPU_BACKENDS:
@@ -114,34 +124,39 @@ def choose_engines(
     return EngineChoice(name, reason, _present(bundle, precision), computed)
 
 
-def _planned_choice(bundle: "Bundle", backend: str, dtype: str, gpu_id: int) -> EngineChoice:
+def _planned_choice(bundle: "Bundle", backend: str, dtype: str, gpu_id: int, clip: "ClipSizes | None") -> EngineChoice:
     """The bundle's own engines. Raises UserError where one is missing or cannot run here."""
     from vexpress_trt.engines.trt.fitting import Here, planned_precision
 
     name, _, index = backend.partition(":")
     if gpu_id and not index:
+        choose_backend(name)
+        _require_gpu(gpu_id)
         backend = f"{name}:{gpu_id}"
     choose_backend(backend)
     gpu = int(index or gpu_id)
     status = next(status for status in available_backends() if status.name == name)
     wanted = None if dtype == "auto" else _present(bundle, dtype)
-    precision = planned_precision(bundle, Here.of(name, gpu), wanted)
+    precision = planned_precision(bundle, Here.of(name, gpu), wanted, clip)
     reason = f"{name} {status.version} on {status.devices[gpu]}: the bundle has engines for it"
     return EngineChoice(backend, reason, precision, precision)
 
 
-def _planned_if_any(bundle: "Bundle", dtype: str, gpu_id: int) -> EngineChoice | None:
-    """The best of the bundle's own engines that run here, if any do; logs why those that are there do not."""
+def _planned_if_any(bundle: "Bundle", dtype: str, gpu_id: int, clip: "ClipSizes | None") -> EngineChoice | None:
+    """The best of the bundle's own engines that run here, if any do; else warns why those that are there do not."""
     from vexpress_trt.engines.bundle import ENGINES_FOLDER
 
     if gpu_status().reason:
         return None
+    problems: dict[str, UserError] = {}
     for name in _PLANNED:
         if any((bundle.root / ENGINES_FOLDER).glob(f"{name}-[0-9]*")):
             try:
-                return _planned_choice(bundle, name, dtype, gpu_id)
+                return _planned_choice(bundle, name, dtype, gpu_id, clip)
             except UserError as problem:
-                log.info("%s's engines are passed over: %s", name, problem)
+                problems[name] = problem
+    for name, problem in problems.items():
+        log.warning("%s's engines are passed over: %s", name, problem)
     return None
 
 
@@ -155,13 +170,19 @@ def _cuda_backend(backend: str, gpu_id: int) -> str:
     gpu = gpu_status()
     if gpu.reason:
         raise UserError(f"--device cuda: {gpu.reason}; leave it out to run on the CPU")
-    if not 0 <= gpu_id < len(gpu.devices):
-        last = len(gpu.devices) - 1
-        raise UserError(f"--gpu_id {gpu_id}: there is no such GPU; choose {f'0 to {last}' if last else '0'}")
+    _require_gpu(gpu_id)
     name = {"auto": "torch", "torch-cuda": "torch", "onnxruntime-cuda": "onnxruntime"}.get(backend, backend)
     if name not in ("torch", "onnxruntime"):
         raise UserError(f"--backend {backend} runs on CPUs: use --backend torch or onnxruntime with --device cuda")
     return f"{name}-cuda:{gpu_id}" if gpu_id else f"{name}-cuda"
+
+
+def _require_gpu(gpu_id: int) -> None:
+    """Raises UserError where the driver has no GPU of this number."""
+    count = len(gpu_status().devices)
+    if not 0 <= gpu_id < count:
+        there = "one GPU: choose 0" if count == 1 else f"{count} GPUs: choose 0 to {count - 1}"
+        raise UserError(f"--gpu_id {gpu_id}: there is no such GPU; the driver lists {there}")
 
 
 def available_backends() -> list[BackendStatus]:

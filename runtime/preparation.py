@@ -1,16 +1,17 @@
 """A request seen whole before any network runs: its inputs read and checked, its engines chosen, its cost known."""
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import psutil
 
 from vexpress_trt.engines.audio_geometry import AudioGeometry
 from vexpress_trt.engines.bundle import Bundle
-from vexpress_trt.engines.call_sizes import WHOLE_AUDIO_SECONDS
+from vexpress_trt.engines.call_sizes import WHOLE_AUDIO_SECONDS, ClipSizes
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.gpu import gpu_status
-from vexpress_trt.engines.selection import choose_engines
+from vexpress_trt.engines.selection import EngineChoice, choose_engines
 from vexpress_trt.runtime import advice
 from vexpress_trt.runtime.clip import Clip, prepare_clip
 from vexpress_trt.runtime.estimate import estimate_bytes, estimate_seconds
@@ -39,12 +40,12 @@ class Preparation:
             raise UserError("--bundle is missing: name a bundle, or make one with `vexpress export`.")
         self.request = request
         self.bundle = Bundle.open(request.bundle)
-        self.choice = choose_engines(
-            self.bundle, backend=request.backend, dtype=request.dtype, device=request.device, gpu_id=request.gpu_id
-        )
         self._check_model()
+        self.choice = self._choose(self._sizes)
         self.clip: Clip = prepare_clip(request, self.bundle.manifest.model)
         self._check_speech()
+        if self.choice.planned:
+            self.choice = self._choose(replace(self._sizes, samples=self._longest_call))
         self.gpu_need = self._within_budget()
         self.roomy = self._is_roomy()
 
@@ -80,6 +81,23 @@ class Preparation:
     @property
     def live_windows(self) -> int:
         return live_windows(self.clip.plan, self.request.num_inference_steps, self.request.window_batch)
+
+    @property
+    def _sizes(self) -> ClipSizes:
+        """What is known of the clip before its inputs are opened."""
+        request, model = self.request, self.bundle.manifest.model
+        return ClipSizes(
+            frozenset(self.denoiser_graphs),
+            height=(request.image_height or model.image_height) // self.factor,
+            width=(request.image_width or model.image_width) // self.factor,
+            window=request.context_frames or model.context_frames,
+            window_batch=request.window_batch,
+        )
+
+    def _choose(self, clip: ClipSizes) -> EngineChoice:
+        request = self.request
+        chosen = {"backend": request.backend, "dtype": request.dtype, "device": request.device}
+        return choose_engines(self.bundle, gpu_id=request.gpu_id, clip=clip, **chosen)
 
     def _is_roomy(self) -> bool:
         """Whether memory is plenty; logs when it will be short or the run long."""
@@ -138,6 +156,12 @@ class Preparation:
         rate, samples = self.bundle.manifest.model.audio_sample_rate, len(self.clip.audio.waveform)
         in_parts = not self.request.upstream and samples > WHOLE_AUDIO_SECONDS * rate
         return round((PART_SECONDS + 2 * CONTEXT_SECONDS) * rate) if in_parts else 0
+
+    @property
+    def _longest_call(self) -> int:
+        """Samples that the audio encoder hears at once."""
+        states = self.hearing.states(len(self.clip.audio.waveform))
+        return self._part_samples or self.hearing.samples(0, states)[1]
 
     def _check_model(self) -> None:
         """What the request asks for and this model cannot do."""

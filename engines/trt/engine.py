@@ -14,7 +14,7 @@ from vexpress_trt.engines.dtypes import numpy_dtype
 from vexpress_trt.engines.engine import Engine
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.manifest import GraphSpec
-from vexpress_trt.engines.trt.fitting import Here, build_command, fitting_plans
+from vexpress_trt.engines.trt.fitting import Here, fitting_plans, rebuild_command
 from vexpress_trt.engines.trt.loaded_plan import LoadedPlan
 from vexpress_trt.engines.trt.scratch import scratch
 from vexpress_trt.engines.trt.store import EngineStore, StoredEngine
@@ -194,22 +194,14 @@ class TensorRtEngine(Engine, DeviceEngine):
         if self._loaded is not None and self._loaded[0] in fitting:
             return self._loaded[1]
         if not fitting:
-            wanted = ", ".join(f"{symbol}={size}" for symbol, size in sorted(sizes.items()))
-            there = "; ".join(profile.name for _, profile in self._plans)
-            raise UserError(
-                f"no {self.backend} engine of {self.spec.name} takes {wanted} (there are engines for {there}): "
-                f"{build_command(self._bundle, self._here, self.spec.precision)} and flags for this size, see "
-                "`vexpress build --help`"
-            )
+            fitting = [stored for stored, _ in fitting_plans(self._bundle, self._here, self.spec, sizes)]
         self._unload()
         return self._load(fitting[0])
 
     def _load(self, stored: StoredEngine) -> LoadedPlan:
         damage = EngineStore(self._bundle).damage(stored)
         if damage:
-            raise UserError(
-                f"{stored.plan}: {damage}; {build_command(self._bundle, self._here, self.spec.precision)} --force"
-            )
+            raise UserError(f"{stored.plan}: {damage}; {rebuild_command(self._bundle, self._here, stored)}")
         plan = LoadedPlan(self._here.tensorrt, stored, self.spec, self._budget)
         self._loaded = stored, plan
         return plan

@@ -1,32 +1,39 @@
 """Which of a bundle's engines run on this machine: decided from their sidecars, nothing is deserialised."""
 
+import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from vexpress_trt.engines.bundle import Bundle
+from vexpress_trt.engines.call_sizes import WHOLE_AUDIO_SECONDS, ClipSizes
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.manifest import GraphSpec
 from vexpress_trt.engines.trt.flavour import TensorRt, load_tensorrt
 from vexpress_trt.engines.trt.key import EngineKey
 from vexpress_trt.engines.trt.preflight import targets_here
-from vexpress_trt.engines.trt.profile import Profile
+from vexpress_trt.engines.trt.profile import Profile, ProfileSettings
 from vexpress_trt.engines.trt.store import EngineStore, StoredEngine
+from vexpress_trt.engines.trt.wanted import SizeWords, outside
 
 FASTEST_FIRST = ("fp16", "bf16", "fp32")
+_ANY: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class Here:
-    """What runs engines here: a TensorRT and the compute capability of a GPU, as "sm89"."""
+    """What runs engines here: a TensorRT and a GPU with its compute capability, as "sm89"."""
 
     tensorrt: TensorRt
     target: str
+    gpu: int = 0
 
     @classmethod
     def of(cls, backend: str, gpu_id: int = 0) -> "Here":
         """Raises UserError where the backend cannot be imported or has no such GPU."""
         tensorrt = load_tensorrt(backend)
         (target,) = targets_here(tensorrt, gpu_id)
-        return cls(tensorrt, target)
+        return cls(tensorrt, target, gpu_id)
 
     def unfit(self, key: EngineKey) -> str:
         """Why an engine of this key cannot run here, or ""."""
@@ -42,51 +49,107 @@ class Here:
         return ""
 
 
-def fitting_plans(bundle: Bundle, here: Here, spec: GraphSpec) -> list[tuple[StoredEngine, Profile]]:
-    """The engines of a graph that run here, with the sizes that they take; static ones first.
+def fitting_plans(
+    bundle: Bundle, here: Here, spec: GraphSpec, sizes: Mapping[str, int] = _ANY
+) -> list[tuple[StoredEngine, Profile]]:
+    """The engines of a graph that run here with symbols of these sizes, with all sizes they take; static ones first.
 
-    Raises UserError where there is none, with the reason of one that is there and the command that builds it.
+    Raises UserError where there is none, with what differs in the one that comes nearest, and the command that builds
+    what is wanted.
     """
-    store, reasons, found = EngineStore(bundle), [], []
+    store, words = EngineStore(bundle), SizeWords(bundle.manifest.model)
+    found: list[tuple[StoredEngine, Profile]] = []
+    others: list[tuple[int, str, StoredEngine]] = []  # (how near, what differs, engine)
     for stored in store.all():
         key = stored.sidecar.key if stored.sidecar else None
-        if key is None or (key.backend, key.graph, key.precision) != (
-            here.tensorrt.backend, spec.name, spec.precision
-        ):  # fmt: skip
+        if key is None or (key.backend, key.graph) != (here.tensorrt.backend, spec.name):
             continue
-        reason = stored.problem or here.unfit(key) or store.outdated(stored)
-        if reason:
-            reasons.append(f"{stored.plan.relative_to(bundle.root)}: {reason}")
+        profile = Profile.parse(key.profile)
+        precision = "" if key.precision == spec.precision else f"it is in {key.precision}, not {spec.precision}"
+        unfit = here.unfit(key) or store.outdated(stored)
+        size = words.difference(profile, sizes)
+        if reason := stored.problem or precision or unfit or size:
+            others.append((sum(not part for part in (stored.problem, precision, unfit)), reason, stored))
         else:
-            found.append((stored, Profile.parse(key.profile)))
+            found.append((stored, profile))
     if not found:
-        there = f" ({reasons[0]})" if reasons else ""
+        nearest = max(others, key=lambda other: other[0], default=None)
+        there, options = "", ()
+        if nearest is not None:
+            _, reason, stored = nearest
+            there = f" ({stored.plan.relative_to(bundle.root)}: {reason})"
+            options = stored.sidecar.key.options
+        remedy = _other_speech(spec, bundle, sizes) or build_command(bundle, here, spec.precision, sizes, options)
         raise UserError(
             f"{bundle.root} has no {here.tensorrt.backend} engine of {spec.name} in {spec.precision} that runs here"
-            f"{there}: {build_command(bundle, here, spec.precision)}"
+            f"{there}: {remedy}"
         )
     return sorted(found, key=lambda pair: sum(r.smallest != r.largest for r in pair[1].ranges.values()))
 
 
-def planned_precision(bundle: Bundle, here: Here, wanted: str | None = None) -> str:
-    """The fastest precision in which every graph of the bundle has an engine that runs here, or `wanted` if it has.
+def planned_precision(bundle: Bundle, here: Here, wanted: str | None = None, clip: ClipSizes | None = None) -> str:
+    """The fastest precision in which every graph has an engine that runs here, or `wanted` if it has.
 
-    Raises UserError that names a graph without one where there is no such precision.
+    With `clip`, every graph that the clip needs, for the sizes that it gives them. Raises UserError that names a graph
+    without one where there is no such precision.
     """
-    problem: UserError | None = None
+    names = dict.fromkeys(spec.name for spec in bundle.manifest.graphs)
+    graphs = [name for name in names if clip is None or clip.needs(name)]
+    problems: dict[str, UserError] = {}
     for precision in [each for each in FASTEST_FIRST if each in bundle.precisions and wanted in (None, each)]:
         try:
-            for graph in dict.fromkeys(spec.name for spec in bundle.manifest.graphs):
-                fitting_plans(bundle, here, bundle.graph(graph, precision))
+            for graph in graphs:
+                fitting_plans(bundle, here, bundle.graph(graph, precision), _ANY if clip is None else clip.of(graph))
             return precision
         except UserError as missing:
-            problem = problem or missing
-    raise problem or UserError(f"{bundle.root} has no graphs in {wanted or ', '.join(FASTEST_FIRST)}")
+            problems[precision] = missing
+    if not problems:
+        raise UserError(f"{bundle.root} has no graphs in {wanted or ', '.join(FASTEST_FIRST)}")
+    keys = [stored.sidecar.key for stored in EngineStore(bundle).all() if stored.sidecar]
+    built = {key.precision for key in keys if key.backend == here.tensorrt.backend}
+    raise problems[next((precision for precision in problems if precision in built), next(iter(problems)))]
 
 
-def build_command(bundle: Bundle, here: Here, precision: str) -> str:
-    """What to do where an engine is missing."""
-    return f"build with `vexpress build {bundle.root} --backend {here.tensorrt.backend} --precision {precision}`"
+def build_command(
+    bundle: Bundle,
+    here: Here,
+    precision: str,
+    sizes: Mapping[str, int] = _ANY,
+    options: tuple[str, ...] = (),
+    *,
+    force: bool = False,
+) -> str:
+    """What to do where an engine for these sizes is missing, or `force` where it is there and damaged."""
+    command = ["vexpress", "build", str(bundle.root), "--backend", here.tensorrt.backend, "--precision", precision]
+    command += SizeWords(bundle.manifest.model).flags(sizes)
+    command += [word for option in options for word in f"--{option}".split("=")]
+    command += ["--gpu_id", str(here.gpu)] if here.gpu else []
+    command += ["--force"] if force else []
+    return f"build with `{shlex.join(command)}`"
+
+
+def rebuild_command(bundle: Bundle, here: Here, stored: StoredEngine) -> str:
+    """What to do about an engine that is there and damaged."""
+    key = stored.sidecar.key
+    ranges = Profile.parse(key.profile).ranges
+    sizes = {symbol: own.largest for symbol, own in ranges.items()}
+    image = [ranges[symbol] for symbol in ("h", "w", "F") if symbol in ranges]
+    if any(own.smallest != own.largest for own in image):
+        return build_command(bundle, here, key.precision, sizes, ("profile=dynamic", *key.options), force=True)
+    return build_command(bundle, here, key.precision, sizes, key.options, force=True)
+
+
+def _other_speech(spec: GraphSpec, bundle: Bundle, sizes: Mapping[str, int]) -> str:
+    """What to do where no engine can be built for so much speech at once, or ""."""
+    own = ProfileSettings().of(spec, bundle.manifest.model)
+    if "S" not in outside(own, sizes):
+        return ""
+    if sizes["S"] < own.ranges["S"].smallest:
+        return "no build takes less; give longer speech, or use another --backend"
+    return (
+        f"no build takes more than {WHOLE_AUDIO_SECONDS:g} s; leave out --compat upstream, which encodes all at once, "
+        "or use another --backend"
+    )
 
 
 def _runs_older(ours: str, theirs: str) -> bool:

@@ -181,7 +181,7 @@ def test_cuda_is_torch_on_the_gpu_that_was_asked_for(machine: Machine, gpu_id: i
 @pytest.mark.parametrize(
     ("packages", "wishes", "said"),
     [
-        (ALL, {"gpu_id": 2}, "--gpu_id 2: there is no such GPU; choose 0 to 1"),
+        (ALL, {"gpu_id": 2}, "--gpu_id 2: there is no such GPU; the driver lists 2 GPUs: choose 0 to 1"),
         (ALL, {"gpu_id": -1}, "--gpu_id -1: there is no such GPU"),
         (ALL, {"backend": "openvino"}, "--backend openvino runs on CPUs: use --backend torch or onnxruntime"),
         (ALL, {"backend": "onnxruntime"}, "onnxruntime-gpu is not installed; install it with `pip uninstall"),

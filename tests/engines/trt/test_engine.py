@@ -135,7 +135,7 @@ def test_the_engine_for_the_size_at_hand_is_loaded_one_at_a_time(bundle, flavour
             sized = example(count=count, height=height, width=width)
             np.testing.assert_allclose(engine.run(**sized.inputs)["image"], sized.image, rtol=1e-5, atol=1e-6)
             assert len(loads) == deserialised
-        with pytest.raises(UserError, match=r"no tensorrt.* engine of vae_decoder takes N=1, h=9, w=5 .there are"):
+        with pytest.raises(UserError, match="--image_height 32 to 64, not 72.: build with .*--image_height 72`"):
             engine.run(**example(count=1, height=9).inputs)
 
 
@@ -144,7 +144,7 @@ def test_a_single_engine_is_loaded_at_once_and_other_sizes_name_the_command(bund
     with load(bundle, flavoured) as engine:
         assert fake_tensorrt.Runtime.deserialised == ["vae_decoder"]
         engine.prepare(N=1, h=3, w=5)
-        with pytest.raises(UserError, match="takes N=2, h=3, w=5 .there are engines for N1_h3_w5.: build with"):
+        with pytest.raises(UserError, match="N1_h3_w5.plan: it is for N 1, not 2.: build with `vexpress"):
             engine.run(**example(count=2).inputs)
 
 
@@ -159,7 +159,7 @@ def test_a_single_engine_is_loaded_at_once_and_other_sizes_name_the_command(bund
 )
 def test_what_does_not_fit_is_not_deserialised_and_told(bundle, flavoured, changes: dict, said: str) -> None:
     store_plan(bundle, flavoured, "vae_decoder", **changes)
-    with pytest.raises(UserError, match=f"that runs here .*{said}.*: build with `vexpress build .* --precision fp32`"):
+    with pytest.raises(UserError, match=f"that runs here .*{said}.*: build with `vexpress .* --precision fp32.*`"):
         load(bundle, flavoured)
     assert fake_tensorrt.Runtime.deserialised == []
 
@@ -186,7 +186,7 @@ def test_a_bundle_without_engines_names_the_command(bundle: Bundle, flavoured: T
 def test_a_flipped_byte_is_found_before_anything_is_deserialised(bundle, flavoured, gpu) -> None:
     path = store_plan(bundle, flavoured, "vae_decoder")
     path.write_bytes(path.read_bytes()[:-1] + b"!")
-    with pytest.raises(UserError, match=f"{path}: the plan's content has changed; build with .* --force"):
+    with pytest.raises(UserError, match=f"{path}: the .*content.* has changed; build with `vexpress build .* --force`"):
         load(bundle, flavoured)
     assert fake_tensorrt.Runtime.deserialised == [] and not gpu.streams
 
@@ -282,7 +282,7 @@ def test_full_tensorrt_comes_before_rtx(bundle: Bundle, gpu: HostDriver) -> None
     ("wishes", "said"),
     [
         ({"dtype": "fp16"}, "in fp32 only; add it with `vexpress export"),
-        ({"gpu_id": 1}, "there is no backend 'tensorrt:1'"),
+        ({"gpu_id": 1}, "--gpu_id 1: there is no such GPU; the driver lists one GPU: choose 0"),
         ({"backend": "tensorrt:one"}, "there is no backend 'tensorrt:one'"),
         ({"device": "cpu"}, "--backend tensorrt runs on a GPU, --device is cpu"),
         ({}, "has no tensorrt engine of vae_decoder in fp32 that runs here: build with"),
