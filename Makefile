@@ -2,11 +2,13 @@
 #   make demo   install the lean runtime, then a drawn person talks -> build/demo/demo.mp4 and demo.png
 #   make test   install everything, then run the tests
 # And one for a machine with an NVIDIA GPU, in a Python that has torch with CUDA and this package:
-#   make gpu-check   kernels, loop, numbers and speed on this GPU -> build/gpu_check/gpu_check.md and .json
+#   make gpu-check   kernels, loop, engines, numbers and speed on this GPU -> bench/results/gpu/check_<GPU>.md and .json
+#                    (OUT=DIR writes them elsewhere; ARGUMENTS="--compile --bundle full.bundle" asks for more)
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := build/demo
+OUT ?= bench/results/gpu
 LEAN := $(VENV)/.lean
 SETUP := $(VENV)/.setup
 NATIVE := $(wildcard runtime/native/*)
@@ -42,7 +44,7 @@ test: $(SETUP)
 	$(BIN)/python -m pytest
 
 gpu-check:
-	$(PYTHON) -m vexpress_trt.bench.gpu_check --out build/gpu_check
+	$(PYTHON) -m vexpress_trt.bench.gpu_check --out build/gpu_check --results $(OUT) $(ARGUMENTS)
 
 clean:
 	rm -rf build

@@ -6,20 +6,19 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from unittest import mock
 
-import numpy as np
 import torch
 
 from vexpress_trt.bench.gpu_check.parts import CheckFailed, Record, Setting
+from vexpress_trt.bench.gpu_check.short_clip import FLOOR_DB, frames_of, likeness, short_request
 from vexpress_trt.bench.gpu_check.waits import GROWTH_MIB, used_memory
 
 if TYPE_CHECKING:
     from vexpress_trt.runtime.request import GenerationRequest
 
 NEEDED = ("av", "diffusers", "transformers")
-FLOOR_DB = {"fp32": 45.0, "fp16": 30.0}  # of all frames together, peak signal to noise
 SECONDS, SMALL_SECONDS, LONG_SECONDS = 2.4, 0.4, 60.0
 STEPS, SMALL_STEPS = 5, 1
 BUDGET = "4GB"
@@ -36,12 +35,13 @@ def check(setting: Setting, record: Record) -> None:
 
 
 def _check(setting: Setting, record: Record, folder: Path) -> None:
-    from vexpress_trt.models.mini.measure import psnr
+    from vexpress_trt.models.box.box import shipped_bundle
     from vexpress_trt.runtime import write_video
 
     on_cpu = setting.device == "cpu"
-    request = _request(folder, SMALL_SECONDS if on_cpu else SECONDS, steps=SMALL_STEPS if on_cpu else STEPS)
-    expected, about = _frames(replace(request, backend="onnxruntime", device="cpu", dtype="fp32"))
+    seconds, steps = (SMALL_SECONDS, SMALL_STEPS) if on_cpu else (SECONDS, STEPS)
+    request = short_request(folder, seconds, bundle=shipped_bundle(), steps=steps)
+    expected, about = frames_of(replace(request, backend="onnxruntime", device="cpu", dtype="fp32"))
     record("on the CPU", about)
     wrong = []
     with _gpu(setting):
@@ -51,8 +51,8 @@ def _check(setting: Setting, record: Record, folder: Path) -> None:
             cases["fp16"] = replace(there, dtype="fp16")
         cases["fp32, --save_gpu_memory"] = replace(there, dtype="fp32", save_gpu_memory=True, gpu_memory=BUDGET)
         for name, case in cases.items():
-            frames, about = _frames(case)
-            about["psnr_to_the_cpu_db"] = psnr(frames, expected) if frames.shape == expected.shape else 0.0
+            frames, about = frames_of(case)
+            about["psnr_to_the_cpu_db"] = likeness(frames, expected)
             record(name, about)
             if about["psnr_to_the_cpu_db"] < FLOOR_DB[case.dtype]:
                 wrong.append(f"{name}: {about['psnr_to_the_cpu_db']:.1f} dB from the CPU's frames")
@@ -64,23 +64,6 @@ def _check(setting: Setting, record: Record, folder: Path) -> None:
                 wrong.append(f"GPU memory grows by {growth:.0f} MiB over {LONG_SECONDS:.0f} s")
     if wrong:
         raise CheckFailed("; ".join(wrong))
-
-
-def _frames(request: "GenerationRequest") -> tuple[np.ndarray, dict[str, Any]]:
-    """All frames, and what the summary says of speed."""
-    from vexpress_trt.runtime import generate
-
-    generation = generate(request)
-    frames = np.stack([frame.image for frame in generation])
-    summary = generation.summary
-    about = {
-        "backend": summary.backend,
-        "frames": summary.frames,
-        "seconds": summary.total_seconds,
-        "seconds_to_first_frame": summary.time_to_first_frame,
-        "stages": {name: round(seconds, 2) for name, seconds in summary.stage_seconds.items()},
-    }
-    return frames, about
 
 
 def _growth(request: "GenerationRequest", folder: Path, record: Record) -> float:
@@ -111,18 +94,6 @@ def _growth(request: "GenerationRequest", folder: Path, record: Record) -> float
         },
     )
     return growth
-
-
-def _request(folder: Path, seconds: float, *, steps: int) -> "GenerationRequest":
-    from vexpress_trt.bench.speech import write_speech
-    from vexpress_trt.models.box.box import SETTINGS, shipped_bundle
-    from vexpress_trt.models.box.clip_request import clip_request
-    from vexpress_trt.models.box.held_out import DEMO, HeldOutClip
-
-    clip = HeldOutClip(DEMO)
-    speech = write_speech(clip.speech, seconds, folder / "speech.wav")
-    given = {"bundle": shipped_bundle(), "num_inference_steps": steps, **SETTINGS}
-    return clip_request(clip, folder, speech=speech, **given)
 
 
 @contextmanager

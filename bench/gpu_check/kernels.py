@@ -12,6 +12,7 @@ TESTS = (
     "tests/runtime/test_video_output.py",
     "tests/engines/test_onnxruntime_cuda_engine.py",
     "tests/engines/test_torch_engine.py",
+    "tests/export/nets/fused",
 )
 
 

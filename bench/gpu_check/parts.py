@@ -23,24 +23,34 @@ PARTS: dict[str, tuple[str, float, float]] = {
     "golden": ("golden", 60, 60),
     "waits": ("waits", 40, 40),
     "generate": ("generate", 90, 60),
+    "tensorrt": ("plans", 420, 120),
     "speed": ("speed", 100, 60),
     "clip": ("clip", 55, 45),
     "compiled": ("compiled", 240, 60),
+    "full_tensorrt": ("full_plan", 1800, 1800),
 }
-ON_REQUEST = ("compiled",)
+# {part that takes minutes: the flag that asks for it}
+ON_REQUEST = {"compiled": "--compile", "full_tensorrt": "--bundle"}
+SKIPPED = "skipped"  # what a part that could not run at all finds: the reason
 
 
 class CheckFailed(Exception):
     """A measured value is not what it has to be."""
 
 
+class Skipped(Exception):
+    """What a part needs is not there."""
+
+
 @dataclass(frozen=True)
 class Setting:
-    """`device` is "cuda" or, for tests of the check itself, "cpu"; `quick` takes the smallest sizes."""
+    """`device` is "cuda" or, for tests of the check itself, "cpu"; `quick` takes the smallest sizes; `bundle` is one of
+    the size that TensorRT is to be timed at."""
 
     repository: Path
     device: str = "cuda"
     quick: bool = False
+    bundle: Path | None = None
 
     @property
     def small(self) -> bool:
@@ -57,6 +67,13 @@ class PartResult:
     error: str = ""
     found: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def outcome(self) -> str:
+        """In a word or two."""
+        if self.error:
+            return "failed"
+        return "not run" if set(self.found) == {SKIPPED} else "passed"
+
 
 Record = Callable[[str, Any], None]
 
@@ -70,7 +87,10 @@ def run_part(name: str, setting: Setting, out: Path) -> None:
         with atomic_path(out) as fresh:
             fresh.write_text(json.dumps(found, indent=1), encoding="utf-8")
 
-    import_module(f"vexpress_trt.bench.gpu_check.{PARTS[name][0]}").check(setting, record)
+    try:
+        import_module(f"vexpress_trt.bench.gpu_check.{PARTS[name][0]}").check(setting, record)
+    except Skipped as reason:
+        record(SKIPPED, str(reason))
 
 
 def run_apart(name: str, setting: Setting, folder: Path) -> PartResult:
@@ -81,6 +101,7 @@ def run_apart(name: str, setting: Setting, folder: Path) -> PartResult:
     command = [sys.executable, "-m", "vexpress_trt.bench.gpu_check", "--part", name, "--out", str(folder)]
     command += ["--repository", str(setting.repository), "--device", setting.device]
     command += ["--quick"] if setting.quick else []
+    command += ["--bundle", str(setting.bundle)] if setting.bundle else []
     out.unlink(missing_ok=True)  # an earlier run's
     began = perf_counter()
     error = ""

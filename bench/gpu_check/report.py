@@ -1,12 +1,13 @@
 """The check's results as JSON and Markdown, and the machine they come from."""
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
-from vexpress_trt.bench.gpu_check.parts import PartResult, Setting, as_document
+from vexpress_trt.bench.gpu_check.parts import ON_REQUEST, PartResult, Setting, as_document
 from vexpress_trt.bench.machine import describe_machine
 from vexpress_trt.bench.report import number, table
 
@@ -32,16 +33,25 @@ def describe_gpu() -> dict[str, Any]:
     return found
 
 
-def write_results(results: list[PartResult], machine: dict[str, Any], setting: Setting, folder: Path) -> None:
-    """Write gpu_check.json and gpu_check.md."""
+def write_results(results: list[PartResult], machine: dict[str, Any], setting: Setting, folder: Path) -> Path:
+    """Write check_<GPU>.json and .md, in place of what an earlier run on such a GPU left; returns the latter."""
+    path = folder / f"check_{file_name(machine['gpu'])}.md"
+    folder.mkdir(parents=True, exist_ok=True)
     document = as_document(results, machine, setting)
-    (folder / "gpu_check.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    (folder / "gpu_check.md").write_text(as_markdown(results, machine, setting), encoding="utf-8")
+    path.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    path.write_text(as_markdown(results, machine, setting), encoding="utf-8")
+    return path
+
+
+def file_name(gpu: str) -> str:
+    """A GPU's name as a part of a file's: "NVIDIA GeForce RTX 4090" -> "geforce_rtx_4090"."""
+    return re.sub(r"[^a-z0-9]+", "_", gpu.lower().removeprefix("nvidia ")).strip("_")
 
 
 def as_markdown(results: list[PartResult], machine: dict[str, Any], setting: Setting) -> str:
     """One table of parts, and below it what each of them found."""
     about = [str(machine.get(key)) for key in ("gpu", "driver", "torch_cuda", "cudnn") if machine.get(key) is not None]
+    names = {result.name for result in results}
     torch_version = machine.get("packages", {}).get("torch", "none")
     lines = [
         f"GPU {', '.join(about)}; torch {torch_version}; Python {machine['python']}; {machine['cores']} cores of "
@@ -49,7 +59,8 @@ def as_markdown(results: list[PartResult], machine: dict[str, Any], setting: Set
         "",
         table(
             ("part", "outcome", "s"),
-            [(r.name, "failed" if r.error else "passed", number(r.seconds)) for r in results],
+            [(result.name, result.outcome, number(result.seconds)) for result in results]
+            + [(name, f"not run: {flag} asks for it", "") for name, flag in ON_REQUEST.items() if name not in names],
         ),
     ]
     for result in results:

@@ -16,10 +16,11 @@ from vexpress_trt.bench.gpu_check.kernels import outcomes
 from vexpress_trt.bench.gpu_check.loops import faults, largest
 from vexpress_trt.bench.gpu_check.networks import MINI
 from vexpress_trt.bench.gpu_check.parts import PartResult, Setting, run_part
-from vexpress_trt.bench.gpu_check.report import as_markdown, shown
+from vexpress_trt.bench.gpu_check.report import as_markdown, file_name, shown
 from vexpress_trt.bench.gpu_check.shapes import count_bytes, count_flop
-from vexpress_trt.bench.gpu_check.speed import figures, passes
+from vexpress_trt.bench.gpu_check.speed import attends, figures, passes
 from vexpress_trt.bench.gpu_check.waits import is_wait
+from vexpress_trt.engines.gpu import gpu_status
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MACHINE = {"gpu": "Some GPU", "driver": "1.2", "python": "3.12", "cores": 8, "cpu": "Some CPU", "packages": {}}
@@ -58,7 +59,7 @@ def test_a_part_that_fails_or_takes_too_long_leaves_what_it_found_and_the_next_o
     monkeypatch.setitem(parts_module.PARTS, "loop", ("loops", 0.1, 0.1))
     arguments = ["--out", str(tmp_path), "--device", "cpu", "--quick", "--only", "loop,golden"]
     assert command.main([*arguments, "--repository", str(tmp_path)]) == 1
-    document = json.loads((tmp_path / "gpu_check.json").read_text())
+    document = json.loads((tmp_path / "check_none.json").read_text())
     loop, golden = document["parts"]
     assert loop["error"] == "not done after 0 s"
     assert "Error" in golden["error"]
@@ -154,6 +155,44 @@ def test_the_report_says_machine_outcomes_and_findings() -> None:
     assert "| exact captured, fp16 | ms 100.0, share_of_ceiling 0.5000 |" in text
     assert "```\nTraceback\nValueError: no\n```" in text
     assert shown(["a", 1]) == "a<br>1"
+    assert file_name("NVIDIA GeForce RTX 4090") == "geforce_rtx_4090" and file_name("NVIDIA H200") == "h200"
+
+
+def test_the_report_says_what_was_not_run_and_why() -> None:
+    results = [PartResult("tensorrt", 0.1, found={"skipped": "tensorrt is not installed"})]
+    text = as_markdown(results, MACHINE, Setting(ROOT, "cuda"))
+    assert "| tensorrt | not run | 0.1" in text and "| skipped | tensorrt is not installed |" in text
+    assert "| compiled | not run: --compile asks for it |" in text
+    assert "| full_tensorrt | not run: --bundle asks for it |" in text
+    assert PartResult("waits", 1.0, found={"skipped": "the decoder", "waits": {}}).outcome == "passed"
+
+
+@pytest.mark.parametrize(
+    ("kernel", "fused"),
+    [
+        ("cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16", True),
+        ("void pytorch_flash::flash_fwd_kernel<Flash_fwd_kernel_traits<...>>", True),
+        ("fmha_cutlassF_f16_aligned_64x64_rf_sm80", True),
+        ("temporal_attention", False),
+        ("void (anonymous namespace)::softmax_warp_forward<...>", False),
+    ],
+)
+def test_fused_attention_is_known_by_the_kernels_name(kernel: str, fused: bool) -> None:
+    assert attends(kernel) == fused
+
+
+@pytest.mark.skipif(not gpu_status().reason, reason="this machine has a GPU")
+def test_without_a_gpu_the_check_refuses_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert command.main(["--out", str(tmp_path)]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("gpu_check: error: ") and said.err.count("\n") == 1 and not said.out
+
+
+@pytest.mark.skipif(not gpu_status().reason, reason="this machine has a GPU")
+def test_without_a_gpu_tensorrt_is_not_run_and_says_why(tmp_path: Path) -> None:
+    result = parts_module.run_apart("tensorrt", Setting(ROOT, "cuda", quick=True), tmp_path)
+    assert (result.error, result.outcome) == ("", "not run")
+    assert "tensorrt" in result.found["skipped"]
 
 
 def test_what_an_earlier_run_found_is_not_told_again(tmp_path: Path) -> None:

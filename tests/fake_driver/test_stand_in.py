@@ -22,6 +22,7 @@ PARTS = {
     "device": (["runtime/cuda/test_device_gpu.py", INSIDE / "test_loop.py"], 6),
     "clips": ([INSIDE / "test_engines.py", INSIDE / "test_generate.py"], 1),
     "budget": ([INSIDE / "test_budget.py"], 1),
+    "check": ([INSIDE / "test_gpu_check.py"], 1),
 }
 
 
