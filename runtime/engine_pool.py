@@ -17,9 +17,9 @@ class EnginePool:
     Hand it to `generate` or `write_video`, one clip at a time: what the clip needs is taken from here where it fits
     (same graph and weights by hash, same choice of backend and type, same threads) and comes back when its stage is
     done. The frames are those of freshly loaded engines bit for bit. All stages' weights lie in memory side by side,
-    which `save_gpu_memory` of a request forbids, and on a GPU `gpu_memory`: such a clip frees what waits here before it
-    loads anything, and neither takes from here nor leaves anything. A clip that is left or fails frees the engines that
-    it was using.
+    which `save_gpu_memory` of a request forbids, and on a GPU `gpu_memory`, whose shares are counted anew for
+    each clip: such a clip frees what waits here before it loads anything, and neither takes from here nor leaves
+    anything. A clip that is left or fails frees the engines that it was using.
 
     Close it, or use it as a context manager, to free the engines.
     """
