@@ -61,6 +61,7 @@ class DeviceDecoder:
         self._room = room
         self._on_way: deque[_Leaving] = deque()
         self._finished: deque[tuple[int, np.ndarray]] = deque()
+        self._unsound: int | None = None  # the first frame with a value that is not finite
         shapes = decoder_shapes(engine.spec, shape, room)
         self._height, self._width = shapes["image"][0][2:]
         self._buffers = device.arena(shapes)
@@ -78,7 +79,7 @@ class DeviceDecoder:
         """Enqueue a frame whose final latent [4, h, w] is in device memory when `stream` comes to it; the memory may be
         reused behind that point of the stream. Frames come in order. Waits while there is no room.
 
-        Raises UserError where an image is not finite, CancelledError when the engine was cancelled.
+        Raises CancelledError when the engine was cancelled.
         """
         self._take(frame, stream, lambda waiting: self._device.copy(latent, waiting, stream))
 
@@ -92,18 +93,21 @@ class DeviceDecoder:
 
         self._take(frame, self._leaving, bring)
 
-    def finished(self) -> FinishedFrames:
-        """What has arrived since the last call, (frame, uint8 RGB [H, W, 3]) in order. Does not wait."""
+    def finished(self, sound: int | None = None) -> FinishedFrames:
+        """What has arrived since the last call, (frame, uint8 RGB [H, W, 3]) in order. Does not wait.
+
+        Raises UserError where an image is not finite; with `sound` only for a frame before that one, whose latents the
+        caller knows to be finite. An image that is not, and later ones, are never given."""
         while self._on_way and self._device.happened(self._on_way[0].done):
             self._receive()
-        return self._given()
+        return self._given(self._length if sound is None else sound)
 
     def rest(self) -> Iterator[FinishedFrames]:
-        """What is still on its way, all latents being taken."""
+        """What is still on its way, all latents being taken. Raises UserError as `finished`."""
         while self._on_way:
             wait_for(self._device, self._on_way[0].done, [self._engine])
             self._receive()
-            yield self._given()
+            yield self._given(self._length)
 
     def _take(self, frame: int, stream: int, bring: Callable[[Buffer], None]) -> None:
         if frame >= self._length:
@@ -153,11 +157,14 @@ class DeviceDecoder:
 
     def _receive(self) -> None:
         leaving = self._on_way.popleft()
-        if self._notes[leaving.row, 0]:
-            raise nonfinite(self._engine.spec.name, f"image of frame {leaving.frame}")
-        self._finished.append((leaving.frame, self._rows[leaving.row].copy()))
+        if self._notes[leaving.row, 0] and self._unsound is None:
+            self._unsound = leaving.frame
+        if self._unsound is None:
+            self._finished.append((leaving.frame, self._rows[leaving.row].copy()))
 
-    def _given(self) -> FinishedFrames:
+    def _given(self, sound: int) -> FinishedFrames:
+        if self._unsound is not None and self._unsound < sound:
+            raise nonfinite(self._engine.spec.name, f"image of frame {self._unsound}")
         given = list(self._finished)
         self._finished.clear()
         return given

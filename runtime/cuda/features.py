@@ -8,6 +8,8 @@ from vexpress_trt.engines.call_sizes import CHUNK
 from vexpress_trt.engines.device_engine import DeviceEngine
 from vexpress_trt.runtime.cuda.buffers import feature_shapes
 from vexpress_trt.runtime.cuda.device import Buffer, Device
+from vexpress_trt.runtime.cuda.running import wait_for
+from vexpress_trt.runtime.stages import require_finite
 
 
 class DeviceFeatures:
@@ -44,6 +46,26 @@ class DeviceFeatures:
             self._guider.enqueue(stream)
             for row, frame in enumerate(chunk):
                 self._device.copy(self._part("feature", row, 1), place(frame), stream)
+
+    def require_finite(self, frames: range, where: str, stream: int) -> None:
+        """Compute the features of frames once more and look at them on the host: for when what read them was not
+        finite, since looking at each as it is made would cost the host a wait.
+
+        Raises UserError that names the guider, the frames and `where` they are read, if it was the guider's fault."""
+        features = self._device.pinned(self._buffers["feature"].shape, self._buffers["feature"].dtype)
+        computed = self._device.event()
+        for start in range(frames.start, frames.stop, CHUNK):
+            chunk = range(start, min(start + CHUNK, frames.stop))
+            staged = self._staging[: len(chunk)]
+            staged[...] = self._points[chunk.start : chunk.stop]
+            self._device.upload(staged, self._part("points", 0, len(chunk)), stream)
+            self._draw(0, len(chunk), stream)
+            self._guider.enqueue(stream)
+            self._device.download(self._buffers["feature"], features, stream)
+            self._device.record(computed, stream)
+            wait_for(self._device, computed, [self._guider])
+            what = f"feature of frames {chunk.start}-{chunk.stop - 1}, {where}"
+            require_finite(features[: len(chunk)], self._guider.spec.name, what)
 
     def _draw(self, row: int, count: int, stream: int) -> None:
         """CHUNK guide images, the last of `count` repeated."""

@@ -95,6 +95,7 @@ class DeviceLoop:
         self._runs: dict[int, Replayed] = {}
         self._recent: deque[Batch] = deque(maxlen=2 * buffers.PIECE)
         self._count = 0  # batches enqueued
+        self._sound = 0  # frames whose latents are final and known to be finite
         try:
             self._allocate()
         except BaseException:
@@ -106,8 +107,8 @@ class DeviceLoop:
 
         Lists of up to `window_batch` calls that can run at once; final frames are (index, latent float32 [4, h, w]) in
         frame order. With a decoder they are (index, uint8 RGB [H, W, 3]) and come some calls later, the last ones with
-        an empty list of calls. Raises UserError naming window and step when a prediction is not finite, CancelledError
-        when an engine was cancelled.
+        an empty list of calls. Raises UserError naming window and step when a prediction is not finite, or the window
+        when the key-point features it was made from are not, CancelledError when an engine was cancelled.
         """
         on_way: deque[_Enqueued] = deque()
         batches = self._schedule.batches(alike(groups, self._denoiser))
@@ -280,7 +281,8 @@ class DeviceLoop:
         wait_for(self._device, enqueued.done, self._engines)
         self._require_finite(int(self._status[enqueued.row, 0]))
         if self._decoder is not None:
-            return enqueued.batch.calls, self._decoder.finished()
+            self._sound = enqueued.batch.final.stop if enqueued.batch.final else self._sound
+            return enqueued.batch.calls, self._decoder.finished(self._sound)
         frames = zip(enqueued.batch.final, self._final[enqueued.row], strict=False)
         return enqueued.batch.calls, [(frame, latent.copy()) for frame, latent in frames]
 
@@ -292,6 +294,8 @@ class DeviceLoop:
         batch = self._recent[-1 - (self._count - 1 - number) % (2 * buffers.PIECE)]
         engine = self._denoiser(batch.calls[0][1])
         window, step = batch.calls[min(row, len(batch.calls) - 1)]
+        if self._features is not None:
+            self._features.require_finite(range(*self._plan.span(window)), f"window {window}", self._feeding)
         raise nonfinite(engine.spec.name, f"prediction of window {window}, step {step}")
 
     def _at(self, name: str) -> Any:

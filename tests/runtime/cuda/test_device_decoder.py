@@ -86,9 +86,9 @@ def pooled(rgb: np.ndarray) -> np.ndarray:
     return rgb[:, :2, ::8, ::8] - rgb[:, 1:, 3::8, 3::8] * np.float32(0.3)
 
 
-def guider_on(device: HostDevice) -> Computing:
+def guider_on(device: HostDevice, function: Callable[[np.ndarray], np.ndarray] = pooled) -> Computing:
     given = TensorSpec("rgb", "float32", ("N", 3, "8*h", "8*w"))
-    return Computing(device, "kps_guider", given, TensorSpec("feature", "float32", ("N", 2, "h", "w")), pooled)
+    return Computing(device, "kps_guider", given, TensorSpec("feature", "float32", ("N", 2, "h", "w")), function)
 
 
 class Predicting(Computing):
@@ -271,3 +271,47 @@ def test_behind_the_loop_on_a_device_they_give_what_the_cpu_gives(
         found = latents_and_images(device, there=True)
     assert [index for index, _ in found] == list(range(length))
     np.testing.assert_array_equal(np.stack([image for _, image in found]), expected)
+
+
+def spoiled(rgb: np.ndarray) -> np.ndarray:
+    """Features that are not finite where an image has a face."""
+    return pooled(rgb) + np.where(rgb.any(axis=(1, 2, 3), keepdims=True), np.float32(np.inf), np.float32(0))
+
+
+@pytest.mark.parametrize("seed", [None, 0, 1, 2])
+@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize(
+    ("frame", "said"),
+    [
+        (3, r"kps_guider produced non-finite values \(feature of frames 0-5, window 0\)"),
+        (9, r"kps_guider produced non-finite values \(feature of frames 4-9, window 1\)"),
+        (37, r"kps_guider produced non-finite values \(feature of frames 32-37, window 8\)"),
+        (None, r"denoiser_guided produced non-finite values \(prediction of window 2, step 0\)"),
+    ],
+)
+def test_what_made_values_that_are_not_finite_is_told_from_what_read_them(
+    frame: int | None, said: str, batch: int, steps: int, seed: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One frame's features are spoiled, or else latents that only the denoiser takes; the decoder reads them at once
+    where there is one step."""
+    plan = WindowPlan(6, 2, 9)
+    points = np.full((plan.frames, 3, 2), -1000.0)
+    if frame is not None:
+        points[frame] = [(5, 5), (15, 5), (10, 10)]
+
+    def start(first: int, noise: np.ndarray, tokens: np.ndarray, features: np.ndarray | None) -> None:
+        noise[...], tokens[...] = 0.0, 0.0
+        if frame is None and first <= 10 < first + len(noise):
+            noise[10 - first] = np.nan
+
+    monkeypatch.setattr("vexpress_trt.runtime.cuda.running._POLL_SECONDS", 0.0)
+    device = HostDevice() if seed is None else UnsteadyDevice(seed)
+    denoiser = Predicting(device)
+    with DeviceLoop(
+        device, lambda step: denoiser, plan=plan, scheduler=make_scheduler(SchedulerConfig(), steps), shape=SHAPE,
+        guidance_scale=2.0, live_windows=live_windows(plan, steps, batch), window_batch=batch,
+        features=DeviceFeatures(device, guider_on(device, spoiled), points, shape=SHAPE, rows=2 * plan.window),
+        decoder=DeviceDecoder(device, decoder_on(device), length=plan.frames, shape=SHAPE, scaling=SCALING, room=4),
+    ) as loop, pytest.raises(UserError, match=said):  # fmt: skip
+        list(loop.run(batches(plan, steps, batch), start))
