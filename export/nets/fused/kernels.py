@@ -146,19 +146,16 @@ def _normalised(
     images, pixels, channels = rows.shape
     scales = rows.new_empty(2, images, channels, dtype=torch.float32)
     weight, bias = _dense(weight, bias)
-    tiles, size = moments.shape[2], channels // groups
-    width = triton.next_power_of_2(size)
+    width = triton.next_power_of_2(channels // groups)
     _launch(
         programs.group_scales,
         images * groups,
-        *(moments[0], moments[1], shift, weight, scales[0], scales[1], pixels, channels, groups, eps),
+        *(moments[0], moments[1], shift, weight, scales[0], scales[1], pixels, channels, groups),
+        *(_height(PART_ROWS, pixels), eps),
         warps=4,
-        GROUP=size,
         WIDTH=width,
-        TILES=tiles,
-        # 16 numbers a thread, at most: one step for 16 channels and 16384 pixels.
-        STEP=_height(max(1, 2048 // width), tiles),
-        ROWS=_height(PART_ROWS, pixels),
+        # 16 numbers a thread: one step for 16 channels and 16384 pixels.
+        STEP=max(1, 2048 // width),
     )
     normed = torch.empty_like(rows)
     _over_tiles(

@@ -153,7 +153,7 @@ def _sum(rows: Tensor, added: Tensor | None, scale: Tensor | None, shift: Tensor
 
 def _group_norm(rows: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, silu: bool) -> Tensor:
     normed = F.group_norm(rows.transpose(1, 2), groups, weight.float(), bias.float(), eps).transpose(1, 2)
-    return F.silu(normed) if silu else normed
+    return (F.silu(normed) if silu else normed).contiguous()
 
 
 def _layer_norm(rows: Tensor, weight: Tensor, bias: Tensor, eps: float, positions: Tensor | None) -> Tensor:

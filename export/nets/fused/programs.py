@@ -64,38 +64,38 @@ def group_scales(
     pixels,
     channels,
     groups,
+    rows,
     eps,
-    GROUP: tl.constexpr,
     WIDTH: tl.constexpr,
-    TILES: tl.constexpr,
     STEP: tl.constexpr,
-    ROWS: tl.constexpr,
 ):
     """What a group norm takes off each channel of a group of an image, and the factor that follows.
+
+    The statistics are of tiles of `rows` rows, of which STEP are taken at a time; a group has at most WIDTH channels.
 
     Means and centred square sums of parts give those of the whole without cancellation (Chan, Golub, LeVeque 1983).
     """
     image, group = (tl.program_id(0) // groups).to(tl.int64), tl.program_id(0) % groups
-    lane = tl.arange(0, WIDTH)
-    column, inside = group * GROUP + lane, lane < GROUP
+    size, lane = channels // groups, tl.arange(0, WIDTH)
+    column, inside = group * size + lane, lane < size
     moved = tl.zeros([WIDTH], tl.float32)
     if shift is not None:
         moved = tl.load(shift + image * channels + column, inside, 0).to(tl.float32)
-    count = pixels * GROUP
+    count, tiles = pixels * size, tl.cdiv(pixels, rows)
     summed = tl.zeros([STEP, WIDTH], tl.float32)
-    for first in range(0, TILES, STEP):
+    for first in range(0, tiles, STEP):
         tile = first + tl.arange(0, STEP)
-        place, known = (image * TILES + tile)[:, None] * channels + column[None], (tile < TILES)[:, None] & inside[None]
-        size = tl.minimum(pixels - tile * ROWS, ROWS).to(tl.float32)
-        summed += tl.where(known, size[:, None] * (tl.load(means + place, known, 0) + moved[None]), 0)
+        place, known = (image * tiles + tile)[:, None] * channels + column[None], (tile < tiles)[:, None] & inside[None]
+        height = tl.minimum(pixels - tile * rows, rows).to(tl.float32)
+        summed += tl.where(known, height[:, None] * (tl.load(means + place, known, 0) + moved[None]), 0)
     mean = tl.sum(summed) / count
     summed = tl.zeros([STEP, WIDTH], tl.float32)
-    for first in range(0, TILES, STEP):
+    for first in range(0, tiles, STEP):
         tile = first + tl.arange(0, STEP)
-        place, known = (image * TILES + tile)[:, None] * channels + column[None], (tile < TILES)[:, None] & inside[None]
-        size = tl.minimum(pixels - tile * ROWS, ROWS).to(tl.float32)
+        place, known = (image * tiles + tile)[:, None] * channels + column[None], (tile < tiles)[:, None] & inside[None]
+        height = tl.minimum(pixels - tile * rows, rows).to(tl.float32)
         away = tl.load(means + place, known, 0) + moved[None] - mean
-        summed += tl.where(known, tl.load(squares + place, known, 0) + size[:, None] * away * away, 0)
+        summed += tl.where(known, tl.load(squares + place, known, 0) + height[:, None] * away * away, 0)
     scale = tl.load(weight + column, inside, 0).to(tl.float32) / tl.sqrt(tl.sum(summed) / count + eps)
     tl.store(centres + image * channels + column, mean - moved, inside)
     tl.store(scales + image * channels + column, scale, inside)

@@ -19,11 +19,12 @@ from torch import Tensor  # noqa: E402
 from vexpress_trt.export.nets.fused import kernels, programs  # noqa: E402
 
 NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
-# Pixels and channels at the levels of a denoiser of 64x64 latents.
-SIZES = [(4096, 320), (1024, 640), (256, 1280), (64, 1280)]
-# The 16-bit dtype in use on every kind of GPU; the others where limits differ: old and new, much and little memory.
-TARGETS = [(architecture, torch.float16) for architecture in (80, 86, 89, 90, 120)]
-TARGETS += [(80, torch.bfloat16), (90, torch.bfloat16), (86, torch.float32), (120, torch.float32)]
+# Pixels and channels at the levels of a denoiser of 64x64 latents; the deepest is as the one before.
+SIZES = [(4096, 320), (1024, 640), (256, 1280)]
+# The dtype in use on every kind of GPU; the others on the oldest and, with little memory, the newest. What FP16 is on
+# 90 is looked at for all sizes.
+TARGETS = [(architecture, torch.float16) for architecture in (80, 86, 89, 120)]
+TARGETS += [(80, torch.bfloat16), (120, torch.float32)]
 SHARED_MEMORY = 99 * 1024  # that a program can have on sm_86, 89 and 120
 
 
@@ -126,7 +127,7 @@ def test_16_bit_rows_are_read_16_bytes_at_a_time(launches: Callable, tmp_path: P
     assert len({launch.kernel.__name__ for launch in kinds}) == 7
     for launch in kinds:
         code = launch.compiled(90)
-        assert _spilled(code, tmp_path) == 0, launch
+        assert code.metadata.shared <= SHARED_MEMORY and _spilled(code, tmp_path) == 0, launch
         narrow = [access for access in re.findall(r"(?:ld|st)\.global\S*", code.asm["ptx"]) if "v4.b32" not in access]
         if launch.kernel is not programs.group_scales:  # which reads float32 statistics, of 10 channels at a time
             assert len(narrow) <= 4, (launch, narrow)  # parameters, or statistics: a few numbers for many rows
