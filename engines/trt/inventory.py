@@ -19,6 +19,7 @@ class EngineRow:
     precision: str
     targets: tuple[str, ...]
     profile: str
+    options: tuple[str, ...]
     plan_bytes: int
     problem: str
 
@@ -28,7 +29,10 @@ class EngineRow:
 
 
 def list_engines(bundle: Path, *, verify: bool = False) -> list[EngineRow]:
-    """All engines of a bundle. `verify` also reads every byte. Raises UserError for an unusable bundle."""
+    """All engines of a bundle; their sizes are compared, `verify` also reads every byte.
+
+    Raises UserError for an unusable bundle.
+    """
     store = EngineStore(Bundle.open(bundle))
     return [_row(store, stored, verify) for stored in store.all()]
 
@@ -41,7 +45,7 @@ def prune_engines(bundle: Path) -> list[EngineRow]:
 
 
 def format_engines(rows: list[EngineRow], none: str) -> str:
-    """A table for people; `none` where there are no rows."""
+    """Two lines for each engine, for people: what it is, and where it lies, for which sizes; `none` without rows."""
     if not rows:
         return none
     lines = [f"{'graph':<17} {'backend':<13} {'version':<11} {'precision':<9} {'targets':<14} {'MiB':>8}  state"]
@@ -50,16 +54,27 @@ def format_engines(rows: list[EngineRow], none: str) -> str:
             f"{row.graph:<17} {row.backend:<13} {row.version:<11} {row.precision:<9} {','.join(row.targets):<14} "
             f"{row.plan_bytes / 2**20:8.1f}  {row.problem or 'ok'}"
         )
+        options = f", options {', '.join(row.options)}" if row.options else ""
+        lines.append(f"  {row.plan}: sizes {row.profile}{options}")
     return "\n".join(lines)
 
 
 def _row(store: EngineStore, stored: StoredEngine, verify: bool) -> EngineRow:
-    problem = stored.problem or store.outdated(stored) or (store.damage(stored) if verify else "")
+    problem = stored.problem or store.outdated(stored) or (store.damage(stored) if verify else store.cut(stored))
     size = stored.plan.stat().st_size if stored.plan.exists() else 0
     relative = stored.plan.relative_to(store.bundle.root).as_posix()
     if stored.sidecar is None:
-        return EngineRow(relative, stored.plan.stem, "?", "?", "?", (), "?", size, problem)
+        return EngineRow(relative, stored.plan.stem, "?", "?", "?", (), "?", (), size, problem)
     key = stored.sidecar.key
     return EngineRow(
-        relative, key.graph, key.backend, key.version, key.precision, key.targets, key.profile, size, problem
+        relative,
+        key.graph,
+        key.backend,
+        key.version,
+        key.precision,
+        key.targets,
+        key.profile,
+        key.options,
+        size,
+        problem,
     )

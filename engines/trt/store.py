@@ -65,6 +65,17 @@ class EngineStore:
             return False
         return True
 
+    def stored(self, key: EngineKey) -> StoredEngine | None:
+        """The undamaged engine of this key, where it is there."""
+        return self._read(self.plan_path(key)) if self.has(key) else None
+
+    def seems_there(self, key: EngineKey) -> bool:
+        """As `has`, with the plan's size in place of its bytes: at once, and wrong where they were changed."""
+        stored = self._read(self.plan_path(key))
+        if stored is None or stored.sidecar is None:
+            return False
+        return not (self.cut(stored) or key.difference(stored.sidecar.key))
+
     def put(self, key: EngineKey, plan: bytes | memoryview, built: dict, bindings: tuple[Binding, ...] = ()) -> Path:
         """Store a plan with its sidecar, or nothing. Raises UserError where the disk is full or cannot be written."""
         path = self.plan_path(key)
@@ -108,17 +119,26 @@ class EngineStore:
         paths = sorted({file.with_suffix(_PLAN) for file in files})
         return [stored for path in paths if (stored := self._read(path) or self._orphan(path)) is not None]
 
-    def damage(self, stored: StoredEngine) -> str:
-        """Why the plan's bytes are not those that were built, or ""."""
+    def cut(self, stored: StoredEngine) -> str:
+        """Why the plan is not as long as what was built, or ""; its bytes are not read."""
         if stored.problem or stored.sidecar is None:
             return stored.problem
         try:
             size = stored.plan.stat().st_size
-            if size != stored.sidecar.plan_size:
-                return f"the plan has {size} bytes, not {stored.sidecar.plan_size}"
-            return "" if sha256_file(stored.plan) == stored.sidecar.plan_sha256 else "the plan's content has changed"
         except FileNotFoundError:
-            return "the plan is missing"
+            return f"{stored.plan.name} is missing"
+        expected = stored.sidecar.plan_size
+        return "" if size == expected else f"{stored.plan.name} has {size} bytes, not {expected}"
+
+    def damage(self, stored: StoredEngine) -> str:
+        """Why the plan's bytes are not those that were built, or ""."""
+        if problem := self.cut(stored):
+            return problem
+        try:
+            same = sha256_file(stored.plan) == stored.sidecar.plan_sha256
+        except FileNotFoundError:
+            return f"{stored.plan.name} is missing"
+        return "" if same else f"the content of {stored.plan.name} has changed"
 
     def outdated(self, stored: StoredEngine) -> str:
         """Why no program with this bundle would ask for the engine, or "": its graph is another one now."""
@@ -171,7 +191,7 @@ class EngineStore:
             lock.release()
 
     def _orphan(self, path: Path) -> StoredEngine | None:
-        return StoredEngine(path, None, "the plan is missing") if path.with_suffix(_SIDECAR).exists() else None
+        return StoredEngine(path, None, f"{path.name} is missing") if path.with_suffix(_SIDECAR).exists() else None
 
     def _read(self, path: Path) -> StoredEngine | None:
         if not path.exists():
@@ -181,10 +201,10 @@ class EngineStore:
             if sidecar.stat().st_size > MAX_SIDECAR_BYTES:
                 return StoredEngine(path, None, f"{sidecar.name} is not a sidecar, it is too large")
             found = Sidecar.from_json(sidecar.read_text(encoding="utf-8"), sidecar.name)
-            elsewhere = self.plan_path(found.key) != path
-            return StoredEngine(path, found, "it was built as another engine and put here" if elsewhere else "")
+            elsewhere = f"{path.name} was built as another engine and put here"
+            return StoredEngine(path, found, "" if self.plan_path(found.key) == path else elsewhere)
         except FileNotFoundError:
-            return StoredEngine(path, None, "it has no sidecar: a build was interrupted")
+            return StoredEngine(path, None, f"{path.name} has no sidecar: a build was interrupted")
         except (OSError, UnicodeDecodeError) as problem:
             return StoredEngine(path, None, f"{sidecar.name} cannot be read ({problem})")
         except UserError as problem:

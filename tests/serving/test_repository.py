@@ -75,7 +75,7 @@ def test_only_plans_of_full_tensorrt_become_models(
     from vexpress_trt.serving import export_repository
 
     def row(backend: str, problem: str = "") -> EngineRow:
-        return EngineRow("manifest.json", "vae_decoder", backend, "11", "fp16", ("sm90",), "static", 1, problem)
+        return EngineRow("manifest.json", "vae_decoder", backend, "11", "fp16", ("sm90",), "static", (), 1, problem)
 
     rows = [row("tensorrt"), row("tensorrt-rtx"), row("tensorrt", "damaged")]
     monkeypatch.setattr(export_repository, "list_engines", lambda path: rows)

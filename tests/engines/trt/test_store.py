@@ -143,6 +143,29 @@ def test_prune_removes_what_cannot_be_used_and_nothing_else(
     assert "nothing to prune" in capsys.readouterr().out
 
 
+def test_a_list_names_the_plan_that_was_cut_its_sizes_and_its_options(
+    store: EngineStore, key: EngineKey, capsys: pytest.CaptureFixture
+) -> None:
+    path = store.put(replace(key, options=("weight_streaming",)), PLAN, {})
+    path.write_bytes(PLAN[:1000])
+    root = str(store.bundle.root)
+    assert cli.main(["engines", "list", root]) == 0
+    out = capsys.readouterr().out
+    assert f"{path.name} has 1000 bytes, not {len(PLAN)}" in out
+    assert f"{path.relative_to(store.bundle.root)}: sizes N8_h8_w8, options weight_streaming" in out
+    assert cli.main(["engines", "list", root, "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["options"] == ["weight_streaming"] and row["problem"]
+
+
+def test_what_seems_to_be_there_is_known_without_reading_it(store: EngineStore, key: EngineKey) -> None:
+    assert not store.seems_there(key)
+    path = store.put(key, PLAN, {})
+    assert store.seems_there(key) and not store.seems_there(replace(key, onnx="1" * 64))
+    path.write_bytes(PLAN[:-1])
+    assert not store.seems_there(key)
+
+
 def test_prune_leaves_what_is_being_built(store: EngineStore, key: EngineKey) -> None:
     removed = []
     with store.building(key):
