@@ -1,42 +1,48 @@
 """`vexpress build`: all graphs of a bundle in one precision become engines, each built once."""
 
-import json
 import platform
-import shlex
-import sys
-import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import psutil
-
 from vexpress_trt.engines.bundle import Bundle
-from vexpress_trt.engines.cpu import cpu, usable_cores
+from vexpress_trt.engines.driver import Driver, driver
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.engines.files import atomic_path
 from vexpress_trt.engines.gpu import gpu_status
 from vexpress_trt.engines.manifest import GraphSpec
 from vexpress_trt.engines.memory import peak_memory_mib, reset_peak
 from vexpress_trt.engines.trt.builder import Build, BuildOptions, Plan, Progress, check_options
 from vexpress_trt.engines.trt.fitting import FASTEST_FIRST
 from vexpress_trt.engines.trt.flavour import TensorRt, load_tensorrt
+from vexpress_trt.engines.trt.foresight import least_working_memory
+from vexpress_trt.engines.trt.interruption import in_thread
 from vexpress_trt.engines.trt.key import EngineKey
-from vexpress_trt.engines.trt.preflight import check_room, graph_bytes, targets_here
+from vexpress_trt.engines.trt.preflight import (
+    check_room,
+    check_working_memory,
+    graph_bytes,
+    targets_here,
+    workspace_for,
+)
 from vexpress_trt.engines.trt.profile import Profile, ProfileSettings
+from vexpress_trt.engines.trt.report import BuildReport, BuiltEngine
 from vexpress_trt.engines.trt.store import EngineStore, graph_hash
 from vexpress_trt.engines.trt.timing_cache import TimingCache
 from vexpress_trt.engines.trt.working_memory import measured
 
-_POLL_SECONDS = 0.2
+STOPPING = "stopping: waiting for the compiler; Ctrl-C again ends at once"
+_WORKSPACE = "workspace"
 
 
 @dataclass(frozen=True)
 class BuildSettings:
     """What to build; None takes the bundle's default. `graphs`: only these (None: all).
+
+    `gpu_id`: the GPU to build on and for, not with targets (None: the first).
 
     `timing_cache`: a folder for what full TensorRT measures (None: in the user's cache folder).
     """
@@ -45,7 +51,7 @@ class BuildSettings:
     backend: str = "tensorrt-rtx"
     precision: str | None = None
     graphs: tuple[str, ...] | None = None
-    gpu_id: int = 0
+    gpu_id: int | None = None
     profile: ProfileSettings = field(default_factory=ProfileSettings)
     options: BuildOptions = field(default_factory=BuildOptions)
     force: bool = False
@@ -67,46 +73,19 @@ class BuildEvent:
 
 
 @dataclass(frozen=True)
-class BuiltEngine:
-    """One engine of a finished build. `seconds` and `peak_memory_mib` are 0 where it was there already; the peak is the
-    process's resident memory while this engine was built."""
+class _Wanted:
+    """One engine to be there at the end."""
 
-    graph: str
-    path: str
-    already_there: bool
-    seconds: float
-    plan_bytes: int
-    peak_memory_mib: int
-
-
-@dataclass(frozen=True)
-class BuildReport:
-    """All engines of a bundle for one backend, precision and set of targets."""
-
-    bundle: str
-    backend: str
-    version: str
-    precision: str
-    targets: tuple[str, ...]
-    profile: str
-    engines: tuple[BuiltEngine, ...]
-
-    def as_text(self) -> str:
-        """A few lines for a person."""
-        lines = [f"{self.bundle}: {self.backend} {self.version}, {self.precision}, for {', '.join(self.targets)}"]
-        for engine in self.engines:
-            cost = "already there" if engine.already_there else f"{engine.seconds:.1f} s"
-            lines.append(f"  {engine.graph:<17} {cost:>14} {engine.plan_bytes / 2**20:9.1f} MiB")
-        seconds, size = sum(e.seconds for e in self.engines), sum(e.plan_bytes for e in self.engines)
-        peak = max((engine.peak_memory_mib for engine in self.engines), default=0)
-        lines.append(f"  {'in all':<17} {seconds:12.1f} s {size / 2**20:9.1f} MiB, peak memory {peak} MiB")
-        return "\n".join(lines)
+    spec: GraphSpec
+    profile: Profile
+    key: EngineKey
 
 
 def build_engines(
     settings: BuildSettings, on_progress: Callable[[BuildEvent], None] = lambda event: None
 ) -> BuildReport:
-    """Build what is missing. Raises UserError, naming the remedy, for what cannot be built here.
+    """Build what is missing. Raises UserError, naming the remedy, for what cannot be built here, as far as it can be
+    known before anything is built.
 
     An engine appears whole or not at all; Ctrl-C ends the builder at its next step. A process that finds another one
     building the same engine waits for it and takes what it made.
@@ -114,43 +93,39 @@ def build_engines(
     bundle = Bundle.open(settings.bundle)
     tensorrt = load_tensorrt(settings.backend)
     check_options(tensorrt, settings.options)
-    targets = settings.options.targets or targets_here(tensorrt, settings.gpu_id)
     check_builds(tensorrt, settings)
+    settings.profile.check(bundle.manifest.model)
+    targets, gpu = _place(tensorrt, settings)
     precision = settings.precision or next((p for p in FASTEST_FIRST if p in bundle.precisions), bundle.precisions[0])
-    specs = _graphs(bundle, precision, settings.graphs)
-    check_room(bundle, precision, specs)
-    store, built = EngineStore(bundle), []
-    clock = _Clock([graph_bytes(bundle, spec) for spec in specs])
-    for number, spec in enumerate(specs):
+    wanted = []
+    for spec in _graphs(bundle, precision, settings.graphs):
         profile = settings.profile.of(spec, bundle.manifest.model)
-        key = engine_key(bundle, tensorrt, spec, profile, targets, settings.options)
+        wanted.append(_Wanted(spec, profile, engine_key(bundle, tensorrt, spec, profile, targets, settings.options)))
+    store = EngineStore(bundle)
+    missing = [one for one in wanted if settings.force or not store.seems_there(one.key)]
+    workspace = _foresee(bundle, tensorrt, precision, missing, settings.options.workspace, gpu)
+    options = replace(settings.options, workspace=workspace, targets=targets if tensorrt.is_rtx else ())
+    maker = _Maker(settings, bundle, tensorrt, options, gpu)
+    clock = _Clock([graph_bytes(bundle, one.spec) for one in wanted])
+    built: list[BuiltEngine] = []
+    for number, one in enumerate(wanted):
 
-        def report(phase: str, share: float, spec: GraphSpec = spec, number: int = number) -> None:
-            on_progress(BuildEvent(spec.name, number + 1, len(specs), phase, share, clock.remaining(number, share)))
+        def report(phase: str, share: float, number: int = number) -> None:
+            graph = wanted[number].spec.name
+            on_progress(BuildEvent(graph, number + 1, len(wanted), phase, share, clock.remaining(number, share)))
 
         report("waiting", 0.0)
-        with store.building(key):
-            if not settings.force and store.has(key):
-                path = store.plan_path(key)
-                built.append(BuiltEngine(spec.name, _shown(bundle, path), True, 0.0, path.stat().st_size, 0))
+        with store.building(one.key):
+            if not settings.force and (there := store.stored(one.key)) is not None:
+                size, allowed = there.sidecar.plan_size, there.sidecar.built.get(_WORKSPACE)
+                built.append(BuiltEngine(one.spec.name, _shown(bundle, there.plan), True, 0.0, size, 0, allowed))
                 clock.skip(number)
                 continue
-            reset_peak()
-            began = perf_counter()
-            plan, times = _built(settings, tensorrt, bundle, spec, profile, key, report)
-            seconds = perf_counter() - began
-            about = _provenance(seconds, profile, times)
-            if not settings.options.targets:
-                about |= measured(plan.data, tensorrt, key.options, settings.gpu_id)
-            path = store.put(key, memoryview(plan.data), about, plan.bindings)
-            report("built", 1.0)
-        size = path.stat().st_size
-        built.append(
-            BuiltEngine(spec.name, _shown(bundle, path), False, round(seconds, 2), size, round(peak_memory_mib()))
-        )
+            built.append(maker.make(one, store, report))
     return BuildReport(
-        bundle.root.name, settings.backend, tensorrt.version, precision, targets, settings.profile.kind, tuple(built)
-    )
+        bundle.root.name, settings.backend, tensorrt.version, precision, targets, settings.profile.kind, workspace,
+        tuple(built),
+    )  # fmt: skip
 
 
 def check_builds(tensorrt: TensorRt, settings: BuildSettings) -> None:
@@ -164,21 +139,6 @@ def check_builds(tensorrt: TensorRt, settings: BuildSettings) -> None:
         raise UserError(f"--timing_cache: {why}, a build measures nothing")
     if settings.timing_cache is not None and settings.builds > 1:
         raise UserError(f"--timing_cache: with it all {settings.builds} builds of --builds are the same; leave one out")
-
-
-def write_report(report: BuildReport, path: Path) -> None:
-    """What a build took, with the command and the machine, as JSON. Raises UserError where `path` cannot be written."""
-    memory = psutil.virtual_memory().total
-    document = {
-        "command": shlex.join(["vexpress", *sys.argv[1:]]),
-        "machine": {"processor": cpu().model, "cores": usable_cores(), "memory_gib": round(memory / 2**30, 1)},
-        "seconds": round(sum(engine.seconds for engine in report.engines), 1),
-        "peak_memory_mib": max(engine.peak_memory_mib for engine in report.engines),
-        "plan_bytes": sum(engine.plan_bytes for engine in report.engines),
-        **asdict(report),
-    }
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 def engine_key(
@@ -222,62 +182,101 @@ class _Clock:
 
 
 def _graphs(bundle: Bundle, precision: str, wanted: tuple[str, ...] | None) -> list[GraphSpec]:
-    names = wanted or tuple(dict.fromkeys(graph.name for graph in bundle.manifest.graphs))
-    return [bundle.graph(name, precision) for name in dict.fromkeys(names)]
+    there = tuple(dict.fromkeys(graph.name for graph in bundle.manifest.graphs))
+    unknown = [name for name in wanted or () if name not in there]
+    if unknown:
+        raise UserError(f"--graphs {unknown[0]}: {bundle.root} has {', '.join(there)}")
+    return [bundle.graph(name, precision) for name in dict.fromkeys(wanted or there)]
 
 
-def _built(
-    settings: BuildSettings,
-    tensorrt: TensorRt,
+def _place(tensorrt: TensorRt, settings: BuildSettings) -> tuple[tuple[str, ...], Driver | None]:
+    """What is built for, and the GPU that is built on; None ahead of time. Raises UserError where it cannot be used."""
+    if settings.options.targets:
+        if settings.gpu_id is not None:
+            raise UserError("--gpu builds for that GPU, --target ahead of time for others: leave one out")
+        return settings.options.targets, None
+    number = settings.gpu_id or 0
+    return targets_here(tensorrt, number), driver(number)
+
+
+def _foresee(
     bundle: Bundle,
-    spec: GraphSpec,
-    profile: Profile,
-    key: EngineKey,
-    report: Progress,
-) -> tuple[Plan, list[float]]:
-    """A plan; of several builds the fastest, with the milliseconds of all."""
-    timings = None
-    if not tensorrt.is_rtx and settings.builds == 1:
-        timings = TimingCache.of(tensorrt, settings.gpu_id, settings.timing_cache)
+    tensorrt: TensorRt,
+    precision: str,
+    missing: list[_Wanted],
+    workspace: int | None,
+    gpu: Driver | None,
+) -> int:
+    """The bytes of scratch that the builder may try. Raises UserError where one of these engines cannot be built."""
+    free = None
+    if gpu is not None:
+        with gpu.current():
+            free, _ = gpu.mem_get_info()
+    workspace = workspace_for(workspace, free)
+    if missing:
+        check_room(bundle, precision, [one.spec for one in missing])
+    for one in missing:
+        need = least_working_memory(tensorrt, one.spec, bundle.path(one.spec.path), one.profile)
+        check_working_memory(one.spec.name, need, graph_bytes(bundle, one.spec), workspace, free)
+    return workspace
 
-    def build() -> Plan:
-        making = Build(tensorrt, report, timings)
-        return _in_thread(making, bundle.path(spec.path), spec, profile, settings.options)
 
-    if settings.builds == 1:
-        return build(), []
-    from vexpress_trt.engines.trt.timing import fastest_of
+@dataclass(frozen=True)
+class _Maker:
+    """Makes engines, one at a time, on the GPU that they are for or ahead of time."""
 
-    return fastest_of(settings.builds, build, bundle, tensorrt, spec, profile, key, settings.gpu_id)
+    settings: BuildSettings
+    bundle: Bundle
+    tensorrt: TensorRt
+    options: BuildOptions
+    gpu: Driver | None
 
-
-def _in_thread(build: Build, *arguments: Any) -> Plan:
-    """Run a build beside the main thread, which so remains able to take Ctrl-C and pass it on.
-
-    The end is awaited by an event: a `Thread.join` that Ctrl-C interrupts takes the thread for ended in Python 3.11.
-    """
-    outcome: list[Any] = []
-    ended = threading.Event()
-
-    def work() -> None:
+    def make(self, one: _Wanted, store: EngineStore, report: Progress) -> BuiltEngine:
+        """Build an engine and store it. Raises UserError, with what it took until then, where it cannot be built."""
+        reset_peak()
+        began = perf_counter()
         try:
-            outcome.append(build.run(*arguments))
-        except BaseException as problem:  # noqa: BLE001 - raised again in the waiting thread
-            outcome.append(problem)
-        finally:
-            ended.set()
+            plan, times = self._plan(one, report)
+        except UserError as problem:
+            took = f"after {perf_counter() - began:.0f} s, peak memory {peak_memory_mib():.0f} MiB"
+            raise UserError(f"{problem} ({took})") from None
+        seconds = perf_counter() - began
+        about = _provenance(seconds, one.profile, times) | {_WORKSPACE: self.options.workspace}
+        if self.gpu is not None:
+            about |= measured(plan.data, self.tensorrt, one.key.options, self.settings.gpu_id or 0)
+        path = store.put(one.key, memoryview(plan.data), about, plan.bindings)
+        report("built", 1.0)
+        return BuiltEngine(
+            one.spec.name, _shown(self.bundle, path), False, round(seconds, 2), path.stat().st_size,
+            round(peak_memory_mib()), self.options.workspace,
+        )  # fmt: skip
 
-    threading.Thread(target=work, name="tensorrt-build").start()
-    try:
-        while not ended.wait(_POLL_SECONDS):
-            pass
-    except BaseException:
-        build.cancel()
-        ended.wait()
-        raise
-    if isinstance(outcome[0], BaseException):
-        raise outcome[0]
-    return outcome[0]
+    def _plan(self, one: _Wanted, report: Progress) -> tuple[Plan, list[float]]:
+        """A plan; of several builds the fastest, with the milliseconds of all."""
+        gpu_id, timings = self.settings.gpu_id or 0, None
+        if not self.tensorrt.is_rtx and self.settings.builds == 1:
+            timings = TimingCache.of(self.tensorrt, gpu_id, self.settings.timing_cache)
+
+        def build() -> Plan:
+            making = Build(self.tensorrt, report, timings)
+
+            def stop() -> None:
+                report(STOPPING, 0.0)
+                making.cancel()
+
+            return in_thread(
+                lambda: making.run(self.bundle.path(one.spec.path), one.spec, one.profile, self.options),
+                nullcontext() if self.gpu is None else self.gpu.current(),
+                stop,
+            )
+
+        if self.settings.builds == 1:
+            return build(), []
+        from vexpress_trt.engines.trt.timing import fastest_of
+
+        return fastest_of(
+            self.settings.builds, build, self.bundle, self.tensorrt, one.spec, one.profile, one.key, gpu_id
+        )
 
 
 def _provenance(seconds: float, profile: Profile, times: list[float]) -> dict[str, Any]:

@@ -12,20 +12,23 @@ from typing import Any
 
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.manifest import GraphSpec
-from vexpress_trt.engines.trt.bindings import Binding, check_bindings, pin_shapes
+from vexpress_trt.engines.trt.bindings import Binding, pin_shapes
 from vexpress_trt.engines.trt.flavour import RTX_TARGETS, TensorRt, compute_capability
+from vexpress_trt.engines.trt.parsing import parsed
 from vexpress_trt.engines.trt.profile import Profile
 from vexpress_trt.engines.trt.timing_cache import TimingCache
 
 _FLAGS = ("version_compatible", "hardware_compatible", "weight_streaming")
 _NO_DRIVER = "cudaError 35"
+_ONE_ELEMENT = "Total number of elements"
 log = logging.getLogger("vexpress")
 Progress = Callable[[str, float], None]  # (phase, share of it done)
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """Settings of the builder; `workspace` in bytes limits what it may try (None: no limit of ours).
+    """Settings of the builder; `workspace` in bytes limits what it may try (None: 8 GiB, or what the GPU has free if
+    that is less). It decides whether a build succeeds and is no part of the key.
 
     `weight_streaming` makes an engine whose weights can stay in the host's memory where the GPU's is short.
 
@@ -33,7 +36,7 @@ class BuildOptions:
     """
 
     targets: tuple[str, ...] = ()
-    workspace: int | None = 8 << 30
+    workspace: int | None = None
     optimization_level: int | None = None
     version_compatible: bool = False
     hardware_compatible: bool = False
@@ -82,9 +85,7 @@ class Build:
         """
         trt = self._trt
         builder = trt.Builder(self._log)
-        network = builder.create_network(self._network_flags())
-        self._parse(network, path)
-        check_bindings(trt, network, spec)
+        network = parsed(self._tensorrt, builder, self._log, spec, path)
         bindings = pin_shapes(trt, network, spec, profile)
         make_attention_decomposable(trt, network)
         config = builder.create_builder_config()
@@ -107,17 +108,6 @@ class Build:
             cache.keep(config)
         except UserError as problem:
             log.warning("what this build measured is not kept: %s", problem)
-
-    def _network_flags(self) -> int:
-        flag = getattr(self._trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-        return 0 if flag is None or self._tensorrt.is_rtx else 1 << int(flag)
-
-    def _parse(self, network: Any, path: Path) -> None:
-        parser = self._trt.OnnxParser(network, self._log)
-        if not parser.parse_from_file(str(path)):
-            error = parser.get_error(0) if parser.num_errors else None
-            reason = reason_of(self._log) if error is None else f"{error.node_name() or error.node()}: {error.desc()}"
-            raise UserError(f"{self._tensorrt.backend} {self._tensorrt.version} cannot read {path}: {reason}")
 
     def _configure(self, builder: Any, config: Any, spec: GraphSpec, profile: Profile, options: BuildOptions) -> None:
         trt = self._trt
@@ -263,8 +253,14 @@ def reason_of(log: Any, workspace: int | None = None) -> str:
     Errors about a missing driver, which it logs whenever it fails on a machine without a GPU, are the last resort. A
     request as large as `workspace` (bytes) means that the engine needs more scratch than it was allowed.
     """
-    causes = [line for line in log.lines if _NO_DRIVER not in line] or list(log.lines) or ["it gave no reason"]
+    lines = [" ".join(line.split()) for line in log.lines]
+    causes = [line for line in lines if _NO_DRIVER not in line] or lines or ["it gave no reason"]
     text = " ".join(causes)
+    if _ONE_ELEMENT in text:
+        return (
+            "a normalisation is left with one element in a group, as the deepest level of the network has one pixel: "
+            "build for a larger image"
+        )
     requested = re.search(r"Requested size was (\d+) bytes", text)
     if requested and workspace is not None and int(requested[1]) >= workspace:
         return (

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-from vexpress_trt.engines.errors import UserError
-
 BACKENDS = ("tensorrt", "tensorrt-rtx")
 AddCommand = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
 
@@ -20,14 +18,18 @@ def add_commands(add: AddCommand) -> None:
     parser.add_argument("--backend", choices=BACKENDS, default="tensorrt-rtx", help="what builds and will run them")
     parser.add_argument("--precision", choices=("fp32", "fp16", "bf16"), help="default: the bundle's fastest")
     parser.add_argument("--target", type=_targets, metavar="SM,SM", help="build ahead of time for sm89,sm120, ...")
-    parser.add_argument("--gpu_id", type=int, default=0, help="the GPU to build for")
+    parser.add_argument(
+        "--gpu", "--gpu_id", dest="gpu_id", type=int, metavar="N", help="the GPU to build on and for (default 0)"
+    )
     parser.add_argument("--graphs", nargs="+", metavar="GRAPH", help="only these")
     parser.add_argument("--profile", choices=("static", "dynamic"), default="static", help="one size, or a range")
     parser.add_argument("--image_width", type=int, help="default: the bundle's")
     parser.add_argument("--image_height", type=int, help="default: the bundle's")
     parser.add_argument("--context_frames", type=int, help="frames per window (default: the bundle's)")
     parser.add_argument("--window_batch", type=int, default=1, help="windows per call")
-    parser.add_argument("--workspace", type=_gibibytes, default=8 << 30, metavar="GIB", help="scratch (default 8)")
+    parser.add_argument(
+        "--workspace", type=_gibibytes, metavar="GIB", help="scratch (default 8, or what the GPU has free)"
+    )
     parser.add_argument("--builds", type=int, default=1, metavar="N", help="keep the fastest of N, where they differ")
     parser.add_argument("--timing_cache", type=Path, metavar="DIR", help="where measurements are kept (full TensorRT)")
     parser.add_argument("--optimization_level", type=int, choices=range(6), help="default: the builder's")
@@ -49,12 +51,11 @@ def _build(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from vexpress_trt.engines.files import check_place
-    from vexpress_trt.engines.trt.build import BuildSettings, build_engines, write_report
+    from vexpress_trt.engines.trt.build import BuildSettings, build_engines
     from vexpress_trt.engines.trt.builder import BuildOptions
     from vexpress_trt.engines.trt.profile import ProfileSettings
+    from vexpress_trt.engines.trt.report import write_report
 
-    if args.window_batch < 1:
-        raise UserError(f"--window_batch {args.window_batch}: must be at least 1.")
     settings = BuildSettings(
         args.bundle,
         backend=args.backend,
@@ -112,6 +113,10 @@ class _Progress:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
     def __call__(self, event: Any) -> None:
+        if event.phase.startswith("stopping"):
+            start = "\r\033[K" if sys.stderr.isatty() else ""
+            print(f"{start}{event.phase}", file=sys.stderr, flush=True)
+            return
         if self._quiet:
             return
         left = "" if event.remaining is None else f", about {event.remaining:.0f} s left"

@@ -9,14 +9,16 @@ from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.gpu import gpu_status
 from vexpress_trt.engines.manifest import GraphSpec
-from vexpress_trt.engines.selection import NOT_RTX
-from vexpress_trt.engines.trt.flavour import RTX, TensorRt
+from vexpress_trt.engines.trt.flavour import RTX, RTX_TARGETS, TensorRt
+from vexpress_trt.engines.trt.foresight import Need
 
 _OLDEST_CAPABILITY = {"tensorrt": (7, 5), RTX: (7, 5)}
 # Measured on the full-size FP16 denoiser with TensorRT-RTX for two targets: 2.5 GiB of weights, 12.5 GiB resident.
 _MEMORY_PER_WEIGHT_BYTE = 4.7
-_BASE_BYTES = 700 << 20
-_PLAN_PER_WEIGHT_BYTE = 1.1
+# A small model's denoiser: 6 MB of weights, 1.0 GiB resident, whatever the sizes.
+_BASE_BYTES = 1100 << 20
+_PLAN_PER_WEIGHT_BYTE, _PLAN_BASE_BYTES = 1.1, 16 << 20  # a small model's eight engines: 116 MiB for 18 MiB of weights
+DEFAULT_WORKSPACE = 8 << 30
 
 
 def targets_here(tensorrt: TensorRt, gpu_id: int = 0) -> tuple[str, ...]:
@@ -34,7 +36,7 @@ def targets_here(tensorrt: TensorRt, gpu_id: int = 0) -> tuple[str, ...]:
             f"{tensorrt.version} needs 7.5 (Turing) or newer; use --backend torch with --device cuda"
         )
     name = f"sm{device.capability[0]}{device.capability[1]}"
-    if tensorrt.is_rtx and device.capability in NOT_RTX:
+    if tensorrt.is_rtx and name not in RTX_TARGETS:
         raise UserError(f"{device.name} ({name}): TensorRT-RTX does not support it; use --backend tensorrt")
     driver = int((status.cuda or "0").split(".")[0])
     if driver < tensorrt.cuda_major:
@@ -45,8 +47,23 @@ def targets_here(tensorrt: TensorRt, gpu_id: int = 0) -> tuple[str, ...]:
     return (name,)
 
 
+def workspace_for(wanted: int | None, free: int | None) -> int:
+    """Bytes of scratch that a builder may try: `wanted`, or 8 GiB, or the `free` memory of the GPU it builds on.
+
+    Raises UserError where more is wanted than the GPU has.
+    """
+    if wanted is None:
+        return DEFAULT_WORKSPACE if free is None else min(DEFAULT_WORKSPACE, free)
+    if free is not None and wanted > free:
+        raise UserError(
+            f"--workspace {wanted / 2**30:g}: the GPU has {free / 2**30:.1f} GiB free: ask for less, or close other "
+            "programs on it"
+        )
+    return wanted
+
+
 def check_room(bundle: Bundle, precision: str, specs: Sequence[GraphSpec]) -> None:
-    """Refuse a build for which memory or disk will not suffice. Raises UserError with the figures."""
+    """Refuse to build these graphs where memory or disk will not suffice. Raises UserError with the figures."""
     weights = [graph_bytes(bundle, spec) for spec in specs]
     needed = int(max(weights) * _MEMORY_PER_WEIGHT_BYTE) + _BASE_BYTES
     available = psutil.virtual_memory().available
@@ -55,11 +72,30 @@ def check_room(bundle: Bundle, precision: str, specs: Sequence[GraphSpec]) -> No
             f"building {precision} takes {needed / 2**30:.1f} GiB of memory, {available / 2**30:.1f} GiB are free: "
             "close other programs, or build on a larger machine and copy the bundle"
         )
-    size, free = int(sum(weights) * _PLAN_PER_WEIGHT_BYTE), shutil.disk_usage(bundle.root).free
+    size = int(sum(weights) * _PLAN_PER_WEIGHT_BYTE) + len(weights) * _PLAN_BASE_BYTES
+    free = shutil.disk_usage(bundle.root).free
     if size > free:
         raise UserError(
             f"the engines take about {size / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free at {bundle.root}: make "
             "room or copy the bundle to another disk"
+        )
+
+
+def check_working_memory(graph: str, need: Need, weights: int, workspace: int, free: int | None) -> None:
+    """Refuse sizes for which the least `need` is more than the workspace, or with the weights more than the GPU has
+    `free`. Raises UserError with the figures."""
+    smaller = ", or ".join(
+        filter(None, [need.remedy, "build for a smaller image, fewer --context_frames or a smaller --window_batch"])
+    )
+    what = f"{graph} needs at least {need.size / 2**30:.1f} GiB of working memory for {need.what}"
+    if need.size > workspace:
+        raise UserError(
+            f"{what}, --workspace allows {workspace / 2**30:g} GiB: raise it to what the GPU can spare, or {smaller}"
+        )
+    if free is not None and need.size + weights > free:
+        raise UserError(
+            f"{what} and {weights / 2**30:.1f} GiB for its weights, the GPU has {free / 2**30:.1f} GiB free: close "
+            f"other programs on it, or {smaller}"
         )
 
 

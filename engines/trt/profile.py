@@ -14,6 +14,8 @@ Kind = Literal["static", "dynamic"]
 
 _RANGE = re.compile(r"([A-Za-z]+)(\d+(?:-\d+-\d+)?)")
 TYPICAL_AUDIO_SECONDS = 8
+MIN_SIDE, MAX_SIDE = 64, 2048  # pixels of an image that a request may ask for
+MAX_WINDOW_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,10 @@ class Profile:
             ranges[found[1]] = Range(*sizes) if len(sizes) == 3 else Range.fixed(sizes[0])
         return cls(name, ranges)
 
+    def at_largest(self) -> "Profile":
+        """The profile of its largest sizes alone."""
+        return Profile(self.name, {symbol: Range.fixed(own.largest) for symbol, own in self.ranges.items()})
+
     def takes(self, sizes: Mapping[str, int]) -> bool:
         """Whether an engine of this profile runs with symbols of these sizes."""
         return all(
@@ -85,17 +91,25 @@ class ProfileSettings:
     context_frames: int | None = None
     window_batch: int = 1
 
-    def of(self, spec: GraphSpec, model: ModelConfig) -> Profile:
-        """The profile of one graph. Raises UserError for sizes that the model cannot have."""
-        width, height = self.image_width or model.image_width, self.image_height or model.image_height
-        frames = self.context_frames or model.context_frames
+    def check(self, model: ModelConfig) -> None:
+        """Refuse sizes that no `vexpress generate` asks for. Raises UserError that names the flag and its bounds."""
         factor = model.vae_scale_factor
-        for flag, value in (("image_width", width), ("image_height", height)):
-            if value < factor or value % factor:
-                raise UserError(f"--{flag} {value}: must be a positive multiple of {factor}.")
-        if not 1 <= frames <= model.max_context_frames:
-            raise UserError(f"--context_frames {frames}: this model takes 1 to {model.max_context_frames}.")
-        rate = model.audio_sample_rate
+        for flag, side in (("image_width", self.image_width), ("image_height", self.image_height)):
+            if side is not None and (side % factor or not MIN_SIDE <= side <= MAX_SIDE):
+                raise UserError(f"--{flag} {side}: must be a multiple of {factor} from {MIN_SIDE} to {MAX_SIDE}.")
+        if self.context_frames is not None and not 1 <= self.context_frames <= model.max_context_frames:
+            raise UserError(
+                f"--context_frames {self.context_frames}: this model takes 1 to {model.max_context_frames}."
+            )
+        if not 1 <= self.window_batch <= MAX_WINDOW_BATCH:
+            raise UserError(f"--window_batch {self.window_batch}: must be from 1 to {MAX_WINDOW_BATCH}.")
+
+    def of(self, spec: GraphSpec, model: ModelConfig) -> Profile:
+        """The profile of one graph."""
+        width = model.image_width if self.image_width is None else self.image_width
+        height = model.image_height if self.image_height is None else self.image_height
+        frames = model.context_frames if self.context_frames is None else self.context_frames
+        factor, rate = model.vae_scale_factor, model.audio_sample_rate
         audio = Range(rate // 20, TYPICAL_AUDIO_SECONDS * rate, int(WHOLE_AUDIO_SECONDS * rate))
         chunk = 1 if spec.name == "vae_decoder" else CHUNK
         sizes = {"h": height // factor, "w": width // factor, "F": frames, "B": self.window_batch, "N": chunk}

@@ -8,12 +8,13 @@ import pytest
 from vexpress_trt import cli
 from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.dims import evaluate
-from vexpress_trt.engines.trt.build import BuildEvent, BuildReport, BuildSettings, build_engines
+from vexpress_trt.engines.trt.build import BuildEvent, BuildSettings, build_engines
 from vexpress_trt.engines.trt.builder import BuildOptions, Phases
 from vexpress_trt.engines.trt.flavour import RTX
 from vexpress_trt.engines.trt.inventory import list_engines
 from vexpress_trt.engines.trt.key import Sidecar
 from vexpress_trt.engines.trt.profile import ProfileSettings
+from vexpress_trt.engines.trt.report import BuildReport
 
 TARGETS = ("sm89", "sm120")
 pytestmark = pytest.mark.timeout(1200)  # the first one exports the bundle, which a busy machine makes slow

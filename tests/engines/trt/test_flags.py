@@ -42,13 +42,18 @@ def refusal(capsys: pytest.CaptureFixture, *command: str) -> str:
             "--target sm89 --timing_cache .",
             "--timing_cache: TensorRT-RTX chooses its kernels when the engine is loaded",
         ),
-        ("--target sm89 --window_batch 0", "--window_batch 0: must be at least 1"),
+        ("--target sm89 --window_batch 0", "--window_batch 0: must be from 1 to 64"),
         ("--target sm89 --optimization_level 9", "invalid choice: 9"),
         ("--target sm89 --workspace tiny", "'tiny': a number of GiB from 0.0625 to 1024"),
-        ("--target sm89 --image_width 60", "--image_width 60: must be a positive multiple of 8"),
+        ("--target sm89 --window_batch 65", "--window_batch 65: must be from 1 to 64"),
+        ("--target sm89 --image_width 100", "--image_width 100: must be a multiple of 8 from 64 to 2048"),
+        ("--target sm89 --image_width 0", "--image_width 0: must be a multiple of 8 from 64 to 2048"),
+        ("--target sm89 --image_height 2056", "--image_height 2056: must be a multiple of 8 from 64 to 2048"),
+        ("--target sm89 --context_frames 0", "--context_frames 0: this model takes 1 to 32"),
+        ("--target sm89 --gpu 0", "--gpu builds for that GPU, --target ahead of time for others: leave one out"),
         ("--target sm89 --context_frames 99", "--context_frames 99: this model takes 1 to 32"),
         ("--target sm89 --precision bf16", "in fp32 only; add it with `vexpress export"),
-        ("--target sm89 --graphs nothing", "has no graph nothing (it has: vae_decoder)"),
+        ("--target sm89 --graphs nothing", "--graphs nothing: "),
     ],
 )
 def test_what_rtx_cannot_do_is_refused(rtx: TensorRt, bundle: Bundle, flags: str, said: str, capsys) -> None:
@@ -131,6 +136,12 @@ def test_the_reason_of_a_failed_build_is_the_first_that_is_not_the_missing_drive
     assert "needs more than --workspace 2 GiB of scratch: raise it" in reason_of(small, 2 << 30)
     assert "lower --workspace" in reason_of(small, 4 << 30)
     assert "lower --workspace" in reason_of(SimpleNamespace(lines=["Could not find any implementation for node y"]))
+
+
+def test_a_builder_s_reason_is_one_line() -> None:
+    assert reason_of(SimpleNamespace(lines=["Error in x\n  [8]  no\n"])) == "Error in x [8] no"
+    one_pixel = SimpleNamespace(lines=["In checkSanity\nTotal number of elements in reduction must be > 1 but got1"])
+    assert reason_of(one_pixel).endswith("one pixel: build for a larger image")
 
 
 def test_a_damaged_graph_is_a_sentence(rtx: TensorRt, make_bundle, tmp_path: Path, capsys) -> None:

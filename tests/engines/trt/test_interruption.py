@@ -77,6 +77,16 @@ def test_ctrl_c_leaves_nothing_half_built(fresh_bundle: Path, number: int) -> No
         shutil.rmtree(fresh_bundle / "engines")
 
 
+def test_the_first_ctrl_c_says_that_it_waits_and_the_second_ends_at_once(fresh_bundle: Path) -> None:
+    process = start(fresh_bundle, "denoiser_guided")
+    time.sleep(0.4)
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.readline().startswith(b"stopping: waiting for the compiler")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert whole(fresh_bundle) == set()
+
+
 def test_two_processes_build_once(fresh_bundle: Path) -> None:
     processes = [start(fresh_bundle, *SMALL) for _ in range(2)]
     built = []

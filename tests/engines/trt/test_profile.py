@@ -45,6 +45,18 @@ def test_a_dynamic_profile_has_a_range(model: ModelConfig) -> None:
     assert profile.shapes(("B", "F", "h", "w")) == ((1, 12, 24, 16), (1, 24, 48, 32), (4, 24, 48, 32))
 
 
+def test_the_largest_sizes_of_a_range_are_a_profile_of_their_own(model: ModelConfig) -> None:
+    profile = ProfileSettings("dynamic", image_width=256, window_batch=4).of(DENOISER, model).at_largest()
+    assert profile.shapes(("B", "F", "h", "w")) == ((4, 24, 48, 32),) * 3
+
+
+def test_a_build_has_the_bounds_of_a_request() -> None:
+    from vexpress_trt.engines.trt import profile
+    from vexpress_trt.runtime import request
+
+    assert (profile.MIN_SIDE, profile.MAX_SIDE) == (request.MIN_SIDE, request.MAX_SIDE)
+
+
 def test_the_length_of_the_audio_is_always_a_range(model: ModelConfig) -> None:
     smallest, best, largest = ProfileSettings().of(AUDIO, model).shapes((1, "S"))
     assert smallest[1] < best[1] == 8 * 16_000 < largest[1] == 60 * 16_000
@@ -54,10 +66,13 @@ def test_the_length_of_the_audio_is_always_a_range(model: ModelConfig) -> None:
     ("settings", "said"),
     [
         (ProfileSettings(image_width=100), "--image_width 100"),
-        (ProfileSettings(image_height=-8), "--image_height -8"),
+        (ProfileSettings(image_height=56), "--image_height 56: must be a multiple of 8 from 64 to 2048"),
+        (ProfileSettings(image_height=0), "--image_height 0"),
         (ProfileSettings(context_frames=33), "--context_frames 33"),
+        (ProfileSettings(context_frames=0), "--context_frames 0"),
+        (ProfileSettings(window_batch=0), "--window_batch 0"),
     ],
 )
 def test_sizes_the_model_cannot_have_are_refused(model: ModelConfig, settings: ProfileSettings, said: str) -> None:
     with pytest.raises(UserError, match=said):
-        settings.of(DENOISER, model)
+        settings.check(model)

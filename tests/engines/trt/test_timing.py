@@ -1,6 +1,8 @@
 """The fastest of several builds is kept, and what a builder measured serves the next one."""
 
 import sys
+import threading
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +17,7 @@ from vexpress_trt.engines.trt import timing, timing_cache, working_memory
 from vexpress_trt.engines.trt.build import BuildSettings, build_engines
 from vexpress_trt.engines.trt.builder import Build, BuildOptions, Plan
 from vexpress_trt.engines.trt.flavour import RTX, TENSORRT, TensorRt
+from vexpress_trt.engines.trt.foresight import Need
 from vexpress_trt.engines.trt.key import Sidecar
 from vexpress_trt.engines.trt.profile import ProfileSettings
 from vexpress_trt.engines.trt.timing_cache import TimingCache
@@ -25,8 +28,9 @@ def machine(gpu: HostDriver, monkeypatch: pytest.MonkeyPatch) -> HostDriver:
     """The GPU that is played, for a build by a builder that is played as well."""
     tensorrt = TensorRt(TENSORRT, sys.modules["fake_tensorrt"], "11.4")
     monkeypatch.setattr(build_module, "load_tensorrt", lambda backend: tensorrt)
-    for module in (timing, working_memory):
+    for module in (timing, working_memory, build_module):
         monkeypatch.setattr(module, "driver", lambda index: gpu)
+    monkeypatch.setattr(build_module, "least_working_memory", lambda *about: Need(0, "nothing"))
     card = SimpleNamespace(devices=(SimpleNamespace(name="NVIDIA H100 80GB"),), cuda="13.0")
     for module in (timing_cache, build_module):
         monkeypatch.setattr(module, "gpu_status", lambda: card)
@@ -34,7 +38,7 @@ def machine(gpu: HostDriver, monkeypatch: pytest.MonkeyPatch) -> HostDriver:
 
 
 def test_the_fastest_of_three_is_kept_with_the_times_of_all(bundle: Bundle, machine, monkeypatch) -> None:
-    settings = ProfileSettings(image_width=40, image_height=24)
+    settings = ProfileSettings(image_width=72, image_height=64)
     sample = store_plan(bundle, TensorRt(TENSORRT, fake_tensorrt, "11.4"), "vae_decoder", settings=settings)
     plans = iter(sample.read_bytes().replace(b"}", b', "number": %d}' % number) for number in range(3))
     caches = []
@@ -55,6 +59,75 @@ def test_the_fastest_of_three_is_kept_with_the_times_of_all(bundle: Bundle, mach
     assert caches == [None] * 3  # with timings of the first, all would be the same
     assert not machine.memory and not machine.streams
     assert not list(bundle.root.glob(".timing*"))
+
+
+def test_an_rtx_engine_for_this_gpu_is_built_for_its_capability(bundle: Bundle, machine, monkeypatch) -> None:
+    tensorrt = TensorRt(RTX, sys.modules["fake_tensorrt"], "11.4")
+    monkeypatch.setattr(build_module, "load_tensorrt", lambda backend: tensorrt)
+    given = []
+    monkeypatch.setattr(Build, "run", lambda self, *about: given.append(about[-1]) or Plan(b"no plan", ()))
+    report = build_engines(BuildSettings(bundle.root, RTX))
+    assert [options.targets for options in given] == [("sm89",)] and report.targets == ("sm89",)
+
+
+def test_the_plan_for_this_gpu_is_the_plan_for_its_capability(
+    rtx: TensorRt, bundle: Bundle, machine, monkeypatch
+) -> None:
+    """By the real builder: plans for two capabilities differ."""
+    monkeypatch.setattr(build_module, "load_tensorrt", lambda backend: rtx)
+
+    def plan(capability: str | None, *targets: str) -> bytes:
+        if capability is not None:
+            monkeypatch.setattr(build_module, "targets_here", lambda *about: (capability,))
+        settings = BuildSettings(bundle.root, RTX, options=BuildOptions(targets), force=True)
+        return bundle.path(build_engines(settings).engines[0].path).read_bytes()
+
+    assert plan("sm75") == plan(None, "sm75") != plan("sm89")
+
+
+def test_the_chosen_gpu_is_current_where_the_builder_runs(bundle: Bundle, machine, monkeypatch) -> None:
+    asked, inside, seen = [], [], []
+
+    @contextmanager
+    def current():
+        inside.append(threading.current_thread().name)
+        yield
+        inside.pop()
+
+    monkeypatch.setattr(machine, "current", current)
+    monkeypatch.setattr(build_module, "targets_here", lambda tensorrt, gpu_id: ("sm89",))
+    monkeypatch.setattr(build_module, "driver", lambda index: asked.append(index) or machine)
+    monkeypatch.setattr(timing_cache.gpu_status(), "devices", timing_cache.gpu_status().devices * 2)
+    monkeypatch.setattr(Build, "run", lambda self, *about: seen.append(list(inside)) or Plan(b"no plan", ()))
+    build_engines(BuildSettings(bundle.root, TENSORRT, gpu_id=1))
+    assert asked == [1] and seen == [["tensorrt-build"]]
+
+
+def test_a_gpu_that_cannot_be_used_is_found_out_before_the_first_build(bundle: Bundle, machine, monkeypatch) -> None:
+    def driver(index: int) -> HostDriver:
+        raise UserError("a GPU needs cuda-bindings")
+
+    monkeypatch.setattr(build_module, "driver", driver)
+    monkeypatch.setattr(Build, "run", lambda self, *about: pytest.fail("it was built"))
+    with pytest.raises(UserError, match="a GPU needs cuda-bindings"):
+        build_engines(BuildSettings(bundle.root, TENSORRT, builds=2))
+
+
+def test_an_engine_of_another_workspace_is_taken_and_said(bundle: Bundle, machine, monkeypatch) -> None:
+    monkeypatch.setattr(Build, "run", lambda self, *about: Plan(b"no plan", ()))
+    build_engines(BuildSettings(bundle.root, TENSORRT, options=BuildOptions(workspace=1 << 30)))
+    report = build_engines(BuildSettings(bundle.root, TENSORRT, options=BuildOptions(workspace=2 << 30)))
+    assert report.engines[0].already_there
+    assert "built with --workspace 1; --force builds it anew" in report.as_text()
+
+
+def test_a_failed_build_says_what_it_took(bundle: Bundle, machine, monkeypatch) -> None:
+    def run(self: Build, *about) -> Plan:
+        raise UserError("no kernel")
+
+    monkeypatch.setattr(Build, "run", run)
+    with pytest.raises(UserError, match=r"no kernel \(after 0 s, peak memory \d+ MiB\)"):
+        build_engines(BuildSettings(bundle.root, TENSORRT))
 
 
 def test_one_build_uses_the_timings_of_this_version_and_gpu(bundle: Bundle, machine, monkeypatch, tmp_path) -> None:

@@ -1,0 +1,100 @@
+"""What is known of a build before it begins: operators that cannot be read, working memory that will not suffice."""
+
+from pathlib import Path
+
+import pytest
+from onnx import TensorProto, helper, save
+
+from vexpress_trt import cli
+from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.manifest import GraphSpec, TensorSpec
+from vexpress_trt.engines.trt.builder import Build, BuildOptions
+from vexpress_trt.engines.trt.flavour import TensorRt
+from vexpress_trt.engines.trt.foresight import Need, least_working_memory
+from vexpress_trt.engines.trt.preflight import DEFAULT_WORKSPACE, check_working_memory, workspace_for
+from vexpress_trt.engines.trt.profile import Profile, Range
+
+FIXED, FP16 = Profile("fixed", {}), TensorProto.FLOAT16
+
+
+def written(
+    folder: Path, nodes: list, shape: tuple, element: int = FP16, inputs: tuple[str, ...] = ("x",), weights: tuple = ()
+) -> tuple[GraphSpec, Path]:
+    """A graph of these nodes from inputs to y, all of one shape: its specification and its file."""
+    values = {name: helper.make_tensor_value_info(name, element, shape) for name in (*inputs, "y")}
+    graph = helper.make_graph(nodes, "g", [values[name] for name in inputs], [values["y"]], weights)
+    path = folder / "g.onnx"
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10), path)
+    specs = [TensorSpec(name, "float16" if element == FP16 else "float32", shape) for name in values]
+    return GraphSpec("reference", "fp16", "g.onnx", tuple(specs[:-1]), tuple(specs[-1:]), ("g.onnx",)), path
+
+
+def test_an_operator_that_tensorrt_lacks_is_named_with_its_node_and_graph(rtx: TensorRt, tmp_path: Path) -> None:
+    nodes = [helper.make_node("Relu", ["x"], ["z"]), helper.make_node("Det", ["z"], ["y"], name="det_7")]
+    spec, path = written(tmp_path, nodes, (1, 4, 8, 8))
+    said = "cannot read reference, .*g.onnx: operator Det of node det_7: it is not supported; install a newer version"
+    with pytest.raises(UserError, match=said):
+        least_working_memory(rtx, spec, path, FIXED)
+
+
+@pytest.mark.parametrize(
+    ("width", "element", "copies"),
+    [
+        (40, FP16, 0),
+        (16, FP16, 0),
+        (8, FP16, 2),
+        (4, FP16, 1),
+        (40, TensorProto.FLOAT, 2),
+    ],
+)
+def test_scores_are_counted_where_no_kernel_is_fused_and_the_builder_needs_them(
+    rtx: TensorRt, tmp_path: Path, width: int, element: int, copies: int
+) -> None:
+    inputs = ("query", "key", "value")
+    nodes = [helper.make_node("Attention", inputs, ["y"])]
+    spec, path = written(tmp_path, nodes, (2, 4, 1024, width), element, inputs)
+    scores = 2 * 4 * 1024 * 1024 * (2 if element == FP16 else 4)
+    need = least_working_memory(rtx, spec, path, FIXED)
+    assert need.size == copies * scores
+    if copies:
+        with pytest.raises(UserError, match="needs more than --workspace"):
+            Build(rtx).run(path, spec, FIXED, BuildOptions(("sm89",), workspace=need.size * 9 // 10))
+    enough = (2 if copies else 0) * scores + scores // 4 + (4 << 20)
+    assert Build(rtx).run(path, spec, FIXED, BuildOptions(("sm89",), workspace=enough)).data is not None
+
+
+def test_sizes_are_the_largest_of_a_range(rtx: TensorRt, tmp_path: Path) -> None:
+    weights = [
+        helper.make_tensor(f"w{n}", FP16, shape, [0] * 128) for n, shape in enumerate(((32, 4, 1, 1), (4, 32, 1, 1)))
+    ]
+    nodes = [helper.make_node("Conv", ["x", "w0"], ["z"]), helper.make_node("Conv", ["z", "w1"], ["y"])]
+    spec, path = written(tmp_path, nodes, (1, 4, "h", 8), weights=tuple(weights))
+    need = least_working_memory(rtx, spec, path, Profile("h8-8-16", {"h": Range(8, 8, 16)}))
+    assert need == Need(32 * 16 * 8 * 2, "the result of a convolution")
+
+
+def test_too_small_a_workspace_is_refused_with_the_figures_before_anything_is_built(
+    rtx: TensorRt, typed_bundle: Path, capsys: pytest.CaptureFixture
+) -> None:
+    command = ["build", str(typed_bundle), "--target", "sm86", "--precision", "fp16", "--workspace", "0.0625"]
+    assert cli.main([*command, "--image_width", "2048", "--image_height", "2048"]) == 2
+    said = capsys.readouterr().err
+    assert "GiB of working memory for" in said and "--workspace allows 0.0625 GiB: raise it" in said
+    assert not list((typed_bundle / "engines").glob("*sm86*"))
+
+
+def test_a_gpu_that_is_too_small_is_named_with_what_helps() -> None:
+    need = Need(3 << 30, "an attention", "use --precision fp16")
+    check_working_memory("denoiser_guided", need, 2 << 30, 8 << 30, None)
+    with pytest.raises(UserError, match="and 2.0 GiB for its weights, the GPU has 4.0 GiB free: close other programs"):
+        check_working_memory("denoiser_guided", need, 2 << 30, 4 << 30, 4 << 30)
+    with pytest.raises(UserError, match=r"--workspace allows 2 GiB: .*, or use --precision fp16, or build for"):
+        check_working_memory("denoiser_guided", need, 0, 2 << 30, None)
+
+
+def test_the_workspace_is_no_more_than_the_gpu_has_free() -> None:
+    assert workspace_for(None, None) == workspace_for(None, 80 << 30) == DEFAULT_WORKSPACE
+    assert workspace_for(None, 3 << 30) == 3 << 30
+    assert workspace_for(40 << 30, None) == 40 << 30
+    with pytest.raises(UserError, match="--workspace 4: the GPU has 3.0 GiB free: ask for less, or close other"):
+        workspace_for(4 << 30, 3 << 30)
