@@ -163,6 +163,8 @@ def _backends() -> list[Check]:
         else:
             installed = f" ({status.version} is installed)" if status.version else ""
             detail = status.reason + installed
+            if status.name == "tensorrt-rtx" and status.version:
+                detail += "; `vexpress build --target` makes its engines ahead of time here, which needs no GPU"
         checks.append(Check("backends", status.name, "ok" if status.usable else "absent", detail, status.install_hint))
     try:
         _, reason = choose_backend("auto")

@@ -104,6 +104,13 @@ def test_insightface_needs_its_models(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert _named(doctor())["insightface"] == Check("faces", "insightface", "ok", f"2.1, 1 models in {tmp_path}")
 
 
+def test_tensorrt_rtx_builds_ahead_of_time_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    for version, said in (("1.7", True), (None, False)):
+        status = BackendStatus("tensorrt-rtx", False, version, (), "no NVIDIA driver", "")
+        monkeypatch.setattr(module, "available_backends", lambda status=status: [status])
+        assert ("`vexpress build --target`" in _named(doctor())["tensorrt-rtx"].detail) == said
+
+
 def test_gpus_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     status = GpuStatus("13.0", (Gpu(0, "H100", 80 << 30, (9, 0)),), "")
     monkeypatch.setattr(module, "gpu_status", lambda: status)
