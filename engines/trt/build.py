@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -199,6 +199,11 @@ def _place(tensorrt: TensorRt, settings: BuildSettings) -> tuple[tuple[str, ...]
     return targets_here(tensorrt, number), driver(number)
 
 
+def _current(gpu: Driver | None) -> AbstractContextManager[object]:
+    """TensorRT works on the GPU that is current on the thread; ahead of time it needs none."""
+    return nullcontext() if gpu is None else gpu.current()
+
+
 def _foresee(
     bundle: Bundle,
     tensorrt: TensorRt,
@@ -208,16 +213,14 @@ def _foresee(
     gpu: Driver | None,
 ) -> int:
     """The bytes of scratch that the builder may try. Raises UserError where one of these engines cannot be built."""
-    free = None
-    if gpu is not None:
-        with gpu.current():
-            free, _ = gpu.mem_get_info()
-    workspace = workspace_for(workspace, free)
-    if missing:
-        check_room(bundle, precision, [one.spec for one in missing])
-    for one in missing:
-        need = least_working_memory(tensorrt, one.spec, bundle.path(one.spec.path), one.profile)
-        check_working_memory(one.spec.name, need, graph_bytes(bundle, one.spec), workspace, free)
+    with _current(gpu):
+        free = None if gpu is None else gpu.mem_get_info()[0]
+        workspace = workspace_for(workspace, free)
+        if missing:
+            check_room(bundle, precision, [one.spec for one in missing])
+        for one in missing:
+            need = least_working_memory(tensorrt, one.spec, bundle.path(one.spec.path), one.profile)
+            check_working_memory(one.spec.name, need, graph_bytes(bundle, one.spec), workspace, free)
     return workspace
 
 
@@ -266,7 +269,7 @@ class _Maker:
 
             return in_thread(
                 lambda: making.run(self.bundle.path(one.spec.path), one.spec, one.profile, self.options),
-                nullcontext() if self.gpu is None else self.gpu.current(),
+                _current(self.gpu),
                 stop,
             )
 

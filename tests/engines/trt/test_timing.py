@@ -98,9 +98,12 @@ def test_the_chosen_gpu_is_current_where_the_builder_runs(bundle: Bundle, machin
     monkeypatch.setattr(build_module, "targets_here", lambda tensorrt, gpu_id: ("sm89",))
     monkeypatch.setattr(build_module, "driver", lambda index: asked.append(index) or machine)
     monkeypatch.setattr(timing_cache.gpu_status(), "devices", timing_cache.gpu_status().devices * 2)
+    monkeypatch.setattr(
+        build_module, "least_working_memory", lambda *about: seen.append(list(inside)) or Need(0, "nothing")
+    )
     monkeypatch.setattr(Build, "run", lambda self, *about: seen.append(list(inside)) or Plan(b"no plan", ()))
     build_engines(BuildSettings(bundle.root, TENSORRT, gpu_id=1))
-    assert asked == [1] and seen == [["tensorrt-build"]]
+    assert asked == [1] and seen == [["MainThread"], ["tensorrt-build"]]
 
 
 def test_a_gpu_that_cannot_be_used_is_found_out_before_the_first_build(bundle: Bundle, machine, monkeypatch) -> None:
