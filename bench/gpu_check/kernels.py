@@ -8,11 +8,13 @@ from importlib.util import find_spec
 from vexpress_trt.bench.gpu_check.parts import CheckFailed, Record, Setting
 
 TESTS = (
-    "tests/runtime/cuda",
+    "tests/runtime/cuda/test_kernels_gpu.py",
+    "tests/runtime/cuda/test_device_gpu.py",
     "tests/runtime/test_video_output.py",
     "tests/engines/test_onnxruntime_cuda_engine.py",
     "tests/engines/test_torch_engine.py",
-    "tests/export/nets/fused",
+    "tests/export/nets/fused/test_operations.py",
+    "tests/export/nets/fused/test_kernels.py",
 )
 
 

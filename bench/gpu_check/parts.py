@@ -18,7 +18,7 @@ from vexpress_trt.engines.files import atomic_path
 # {part: (module, seconds it may take, seconds with --quick)}. Much of that is Triton's, which compiles the denoiser's
 # kernels for every size and type that it has not met before.
 PARTS: dict[str, tuple[str, float, float]] = {
-    "kernels": ("kernels", 75, 60),
+    "kernels": ("kernels", 150, 120),
     "loop": ("loops", 60, 60),
     "golden": ("golden", 60, 60),
     "waits": ("waits", 40, 40),

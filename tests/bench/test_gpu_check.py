@@ -1,6 +1,7 @@
 """The GPU check where there is no GPU: parts run on the CPU in the smallest sizes; its arithmetic and report hold."""
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -12,7 +13,7 @@ pytest.importorskip("torch", reason="needs the export extra")
 from vexpress_trt.bench.gpu_check import __main__ as command
 from vexpress_trt.bench.gpu_check import parts as parts_module
 from vexpress_trt.bench.gpu_check.clip import extrapolated
-from vexpress_trt.bench.gpu_check.kernels import outcomes
+from vexpress_trt.bench.gpu_check.kernels import TESTS, outcomes
 from vexpress_trt.bench.gpu_check.loops import faults, largest
 from vexpress_trt.bench.gpu_check.networks import MINI
 from vexpress_trt.bench.gpu_check.parts import PartResult, Setting, run_part
@@ -120,6 +121,11 @@ def test_ten_seconds_are_the_calls_of_all_windows_and_decoding_behind_the_last()
 )
 def test_a_call_that_lets_the_host_wait_is_known_by_its_name(name: str, waits: bool) -> None:
     assert is_wait(name) == waits
+
+
+def test_all_tests_that_need_a_gpu_are_run() -> None:
+    marked = [path for path in (ROOT / "tests").rglob("test_*.py") if re.search(r"mark\.gpu\b", path.read_text())]
+    assert {path.relative_to(ROOT).as_posix() for path in marked if path != Path(__file__)} == set(TESTS)
 
 
 def test_pytests_closing_line_is_read() -> None:
