@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from vexpress_trt.engines.decoding import DecodeError, decode
@@ -37,14 +37,6 @@ class EngineKey:
         shared = {name: value for name, value in asdict(self).items() if name not in ("graph", "onnx", "profile")}
         digest = _digest(shared)[:12]
         return f"{self.backend}-{self.version}-{'-'.join(self.targets)}-{self.precision}-{digest}"
-
-    def difference(self, other: "EngineKey") -> str | None:
-        """The first field in which `other` differs, as "field is x, not y"; None where they are equal."""
-        for field in fields(self):
-            ours, theirs = getattr(self, field.name), getattr(other, field.name)
-            if ours != theirs:
-                return f"{field.name} is {_text(theirs)}, not {_text(ours)}"
-        return None
 
 
 @dataclass(frozen=True)
@@ -84,7 +76,3 @@ class Sidecar:
 
 def _digest(document: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
-
-
-def _text(value: Any) -> str:
-    return ", ".join(map(str, value)) or "none" if isinstance(value, (tuple, list)) else str(value)

@@ -40,41 +40,15 @@ class EngineStore:
         """Where the engine with this key lies, or would."""
         return self.root / key.folder / f"{key.graph}.{key.profile}{_PLAN}"
 
-    def find(self, key: EngineKey) -> Path:
-        """The plan of this key, checked byte by byte.
-
-        Raises UserError that says which field of an engine that is there differs, or that none is there, and the
-        command that builds it.
-        """
-        path = self.plan_path(key)
-        stored = self._read(path)
-        if stored is None:
-            raise UserError(f"{self._nearest(key)}: {self._build_command(key)}")
-        problem = stored.problem or self.damage(stored)
-        if not problem and stored.sidecar is not None:
-            problem = key.difference(stored.sidecar.key) or ""
-        if problem:
-            raise UserError(f"{path}: {problem}; {self._build_command(key)}")
-        return path
-
-    def has(self, key: EngineKey) -> bool:
-        """Whether an undamaged engine of this key is there."""
-        try:
-            self.find(key)
-        except UserError:
-            return False
-        return True
-
     def stored(self, key: EngineKey) -> StoredEngine | None:
-        """The undamaged engine of this key, where it is there."""
-        return self._read(self.plan_path(key)) if self.has(key) else None
+        """The engine of this key, where it is there with every byte that was built."""
+        found = self._of(key)
+        return None if found is None or self.damage(found) else found
 
     def seems_there(self, key: EngineKey) -> bool:
-        """As `has`, with the plan's size in place of its bytes: at once, and wrong where they were changed."""
-        stored = self._read(self.plan_path(key))
-        if stored is None or stored.sidecar is None:
-            return False
-        return not (self.cut(stored) or key.difference(stored.sidecar.key))
+        """Whether `stored` finds it, judged by the plan's size: at once, and wrong where its bytes changed."""
+        found = self._of(key)
+        return found is not None and not self.cut(found)
 
     def put(self, key: EngineKey, plan: bytes | memoryview, built: dict, bindings: tuple[Binding, ...] = ()) -> Path:
         """Store a plan with its sidecar, or nothing. Raises UserError where the disk is full or cannot be written."""
@@ -193,6 +167,11 @@ class EngineStore:
     def _orphan(self, path: Path) -> StoredEngine | None:
         return StoredEngine(path, None, f"{path.name} is missing") if path.with_suffix(_SIDECAR).exists() else None
 
+    def _of(self, key: EngineKey) -> StoredEngine | None:
+        """The engine in this key's place, where its sidecar says the same key; the folder's name leaves some out."""
+        found = self._read(self.plan_path(key))
+        return found if found is not None and found.sidecar is not None and found.sidecar.key == key else None
+
     def _read(self, path: Path) -> StoredEngine | None:
         if not path.exists():
             return None
@@ -209,21 +188,6 @@ class EngineStore:
             return StoredEngine(path, None, f"{sidecar.name} cannot be read ({problem})")
         except UserError as problem:
             return StoredEngine(path, None, str(problem))
-
-    def _nearest(self, key: EngineKey) -> str:
-        """What is there instead of an engine with this key."""
-        others = [s.sidecar.key for s in self.all() if s.sidecar and s.sidecar.key.graph == key.graph]
-        differences = [difference for other in others if (difference := key.difference(other))]
-        if differences:
-            return f"{self.bundle.root} has no engine for {key.graph} that fits: of one there, {differences[0]}"
-        return f"{self.bundle.root} has no engine for {key.graph}"
-
-    def _build_command(self, key: EngineKey) -> str:
-        targets = f" --target {','.join(key.targets)}" if key.backend == "tensorrt-rtx" else ""
-        return (
-            f"build it with `vexpress build {self.bundle.root} --backend {key.backend} --precision {key.precision}"
-            f"{targets}`"
-        )
 
 
 def graph_hash(bundle: Bundle, graph: str, precision: str) -> str:
