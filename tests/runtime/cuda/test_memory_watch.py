@@ -4,8 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from vexpress_trt.engines import gpu_memory
-from vexpress_trt.engines.gpu_memory import GpuMemory
+from vexpress_trt.engines.errors import UserError
 from vexpress_trt.runtime.cuda import memory_watch
 from vexpress_trt.runtime.cuda.memory_watch import MemoryWatch
 
@@ -49,62 +48,25 @@ def test_where_there_is_no_driver_nothing_is_known(monkeypatch: pytest.MonkeyPat
     assert watch.peak is None
 
 
-class Card:
-    """A GPU of 8 GiB whose driver counts free memory only."""
-
-    device = 0
-    free = 6 * GIB
-
-    def current(self) -> "Card":
-        return self
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *about: object) -> None: ...
-
-    def mem_get_info(self) -> tuple[int, int]:
-        return self.free, 8 * GIB
-
-    def call(self, function: str, device: int) -> SimpleNamespace:
-        assert (function, device) == ("cuDeviceGetUuid", 0)
-        return SimpleNamespace(bytes=bytes(range(16)))
+def test_figures_that_count_other_programs_too_are_told_as_such(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    memory = SimpleNamespace(used=lambda: 3 * GIB, exact=False)
+    monkeypatch.setattr(memory_watch.GpuMemory, "of", lambda gpu: memory)
+    MemoryWatch(0, 2 * GIB).look()
+    assert "has 3.0 GiB on the GPU, by what is gone of its free memory, 2.0 GiB were allowed" in caplog.text
 
 
-def test_without_nvml_what_is_gone_of_the_free_memory_counts() -> None:
-    card = Card()
-    memory = GpuMemory(card)
-    assert not memory.exact and memory.used() == gpu_memory._BARE_CONTEXT
-    card.free -= GIB
-    assert memory.used() == GIB + gpu_memory._BARE_CONTEXT
+def test_a_driver_that_answers_nothing_more_leaves_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [GIB]
 
+    def used() -> int:
+        if not answers:
+            raise UserError("the NVIDIA driver reports a fault")
+        return answers.pop()
 
-class Nvml:
-    """NVML with the processes of one GPU: {number: bytes}."""
-
-    def __init__(self, processes: dict[int, int]) -> None:
-        self.processes = processes
-
-    def nvmlInit_v2(self) -> int:  # noqa: N802
-        return 0
-
-    def nvmlDeviceGetHandleByUUID(self, uuid: bytes, handle: object) -> int:  # noqa: N802
-        assert uuid == b"GPU-00010203-0405-0607-0809-0a0b0c0d0e0f"
-        return 0
-
-    def nvmlDeviceGetComputeRunningProcesses_v3(self, handle: object, count: object, rows: object) -> int:  # noqa: N802
-        count._obj.value = len(self.processes)
-        for row, (number, size) in zip(rows, self.processes.items(), strict=False):
-            row.pid, row.used = number, size
-        return 0
-
-
-def test_with_nvml_the_processs_own_memory_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    nvml = Nvml({1: 5 * GIB, 4711: GIB})
-    monkeypatch.setattr(gpu_memory.ctypes, "CDLL", lambda name: nvml)
-    monkeypatch.setattr(gpu_memory.os, "getpid", lambda: 4711)
-    memory = GpuMemory(Card())
-    assert memory.exact and memory.used() == GIB
-    nvml.processes[4711] = 2 * GIB
-    assert memory.used() == 2 * GIB
-    monkeypatch.setattr(gpu_memory.os, "getpid", lambda: 4712)  # a container counts its processes anew
-    assert not GpuMemory(Card()).exact
+    monkeypatch.setattr(memory_watch.GpuMemory, "of", lambda gpu: SimpleNamespace(used=used, exact=True))
+    watch = MemoryWatch(0, None)
+    watch.look()
+    watch.look()
+    assert watch.peak == GIB
