@@ -40,8 +40,11 @@ def pin_shapes(trt: Any, network: Any, spec: GraphSpec, profile: Profile) -> tup
     return found
 
 
-def check_loaded(trt: Any, engine: Any, spec: GraphSpec, plan: object) -> None:
-    """Hold the names and types of a deserialised engine to the manifest. Raises UserError that names the plan."""
+def check_loaded(trt: Any, engine: Any, spec: GraphSpec, plan: object, remedy: str) -> None:
+    """Hold the names and types of a deserialised engine to the manifest.
+
+    Raises UserError that names the plan and the remedy.
+    """
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     found = {
         name: (engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT, _type_name(trt, engine.get_tensor_dtype(name)))
@@ -51,7 +54,7 @@ def check_loaded(trt: Any, engine: Any, spec: GraphSpec, plan: object) -> None:
     declared |= {tensor.name: (False, tensor.dtype) for tensor in spec.outputs}
     different = sorted(name for name in found.keys() | declared.keys() if found.get(name) != declared.get(name))
     if different:
-        raise UserError(f"{plan} and the manifest disagree about {', '.join(different)}: build it again with --force")
+        raise UserError(f"{plan} and the manifest disagree about {', '.join(different)}: {remedy}")
 
 
 def read_bindings(trt: Any, network: Any) -> tuple[Binding, ...]:

@@ -173,7 +173,7 @@ class TensorRtEngine(Engine, DeviceEngine):
             if -1 in shape or (promised is not None and shape != promised):
                 raise UserError(
                     f"{self._loaded[0].plan} gives {tensor.name} of shape {list(shape)}, the manifest says "
-                    f"{list(promised or ())}: build it again with --force"
+                    f"{list(promised or ())}: {rebuild_command(self._bundle, self._here, self._loaded[0])}"
                 )
             bound = self._given.get(tensor.name)
             if bound is not None and bound[1] != shape:
@@ -199,10 +199,10 @@ class TensorRtEngine(Engine, DeviceEngine):
         return self._load(fitting[0])
 
     def _load(self, stored: StoredEngine) -> LoadedPlan:
-        damage = EngineStore(self._bundle).damage(stored)
+        damage, remedy = EngineStore(self._bundle).damage(stored), rebuild_command(self._bundle, self._here, stored)
         if damage:
-            raise UserError(f"{stored.plan}: {damage}; {rebuild_command(self._bundle, self._here, stored)}")
-        plan = LoadedPlan(self._here.tensorrt, stored, self.spec, self._budget)
+            raise UserError(f"{stored.plan}: {damage}; {remedy}")
+        plan = LoadedPlan(self._here.tensorrt, stored, self.spec, self._budget, remedy)
         self._loaded = stored, plan
         return plan
 

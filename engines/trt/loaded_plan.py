@@ -32,8 +32,17 @@ class LoadedPlan:
     weights: int
     working: int
 
-    def __init__(self, tensorrt: TensorRt, stored: StoredEngine, spec: GraphSpec, budget: int | None = None) -> None:
+    def __init__(
+        self,
+        tensorrt: TensorRt,
+        stored: StoredEngine,
+        spec: GraphSpec,
+        budget: int | None = None,
+        remedy: str = "build it again with --force",
+    ) -> None:
         """`budget`: bytes of GPU memory that the engine and its working memory may take (None: what it wants).
+
+        `remedy`: what to do where the plan is of no use.
 
         Raises UserError where TensorRT refuses the plan, it is not what `spec` says, or it needs more than `budget`.
         """
@@ -42,7 +51,7 @@ class LoadedPlan:
         self._log = shared_log(tensorrt.module)
         self._log.lines.clear()
         self._cache: Any = None
-        self._load(tensorrt, budget)
+        self._load(tensorrt, budget, remedy)
 
     def set_shape(self, name: str, shape: tuple[int, ...]) -> None:
         """The size of an input. Raises UserError for one that the plan was not built for."""
@@ -90,16 +99,13 @@ class LoadedPlan:
             self._store_cache()
         self._cache = self._context = self._engine = self._runtime = None
 
-    def _load(self, tensorrt: TensorRt, budget: int | None) -> None:
+    def _load(self, tensorrt: TensorRt, budget: int | None, remedy: str) -> None:
         trt = tensorrt.module
         data, options = np.memmap(self._stored.plan, np.uint8, "r"), self._stored.sidecar.key.options
         runtime, engine = deserialised(tensorrt, data, options, self._log)
         if engine is None:
-            raise UserError(
-                f"{self._backend} cannot load {self._stored.plan} ({self._reason()}): build it again on this machine "
-                "with --force"
-            )
-        check_loaded(trt, engine, self._spec, self._stored.plan)
+            raise UserError(f"{self._backend} cannot load {self._stored.plan} ({self._reason()}): {remedy}")
+        check_loaded(trt, engine, self._spec, self._stored.plan, remedy)
         self.weights = limit_weights(engine, self._stored, budget)
         self.working = int(engine.device_memory_size_v2)
         strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
