@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from vexpress_trt.engines.bundle import Bundle
@@ -48,11 +48,16 @@ class Here:
             return f"it is for {', '.join(key.targets)}, this GPU is {self.target}"
         return ""
 
+    def native(self, key: EngineKey) -> bool:
+        """Whether an engine of this key was built for what is here, rather than for something compatible."""
+        return key.version == self.tensorrt.version and self.target in key.targets
+
 
 def fitting_plans(
     bundle: Bundle, here: Here, spec: GraphSpec, sizes: Mapping[str, int] = _ANY
 ) -> list[tuple[StoredEngine, Profile]]:
-    """The engines of a graph that run here with symbols of these sizes, with all sizes they take; static ones first.
+    """The engines of a graph that run here with symbols of these sizes, with all sizes they take: static ones first, of
+    these the ones of this version and GPU.
 
     Raises UserError where there is none, with what differs in the one that comes nearest, and the command that builds
     what is wanted.
@@ -84,7 +89,13 @@ def fitting_plans(
             f"{bundle.root} has no {here.tensorrt.backend} engine of {spec.name} in {spec.precision} that runs here"
             f"{there}: {remedy}"
         )
-    return sorted(found, key=lambda pair: sum(r.smallest != r.largest for r in pair[1].ranges.values()))
+    return sorted(
+        found,
+        key=lambda pair: (
+            sum(own.smallest != own.largest for own in pair[1].ranges.values()),
+            not here.native(pair[0].sidecar.key),
+        ),
+    )
 
 
 def planned_precision(bundle: Bundle, here: Here, wanted: str | None = None, clip: ClipSizes | None = None) -> str:
@@ -131,12 +142,15 @@ def build_command(
 def rebuild_command(bundle: Bundle, here: Here, stored: StoredEngine) -> str:
     """What to do about an engine that is there and damaged."""
     key = stored.sidecar.key
+    options = key.options
+    if here.tensorrt.is_rtx and key.targets != (here.target,):
+        here, options = replace(here, gpu=0), (f"target={','.join(key.targets)}", *options)
     ranges = Profile.parse(key.profile).ranges
     sizes = {symbol: own.largest for symbol, own in ranges.items()}
     image = [ranges[symbol] for symbol in ("h", "w", "F") if symbol in ranges]
     if any(own.smallest != own.largest for own in image):
-        return build_command(bundle, here, key.precision, sizes, ("profile=dynamic", *key.options), force=True)
-    return build_command(bundle, here, key.precision, sizes, key.options, force=True)
+        options = ("profile=dynamic", *options)
+    return build_command(bundle, here, key.precision, sizes, options, force=True)
 
 
 def _other_speech(spec: GraphSpec, bundle: Bundle, sizes: Mapping[str, int]) -> str:

@@ -12,9 +12,10 @@ from vexpress_trt.engines.call_sizes import ClipSizes
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.manifest import GraphSpec, TensorSpec
 from vexpress_trt.engines.selection import choose_engines
-from vexpress_trt.engines.trt.fitting import Here, fitting_plans
+from vexpress_trt.engines.trt.fitting import Here, fitting_plans, rebuild_command
 from vexpress_trt.engines.trt.flavour import RTX, TENSORRT, TensorRt
 from vexpress_trt.engines.trt.profile import ProfileSettings
+from vexpress_trt.engines.trt.store import EngineStore
 
 FULL = TensorRt(TENSORRT, fake_tensorrt, "11.4")
 CLIP = ClipSizes(frozenset({"denoiser_guided"}), height=8, width=8, window=12, window_batch=1)  # the bundle's defaults
@@ -111,6 +112,39 @@ def test_the_command_keeps_what_the_engine_was_built_with_and_names_the_gpu(bund
         fitting_plans(bundle, Here(FULL, "sm89", gpu=1), bundle.graph("vae_decoder", "fp32"), WIDER.of("vae_decoder"))
     options = "--optimization_level 3 --weight_streaming --gpu_id 1"
     assert str(refusal.value).endswith(f"`{command} --image_width 120 {options}`")
+
+
+def test_an_engine_of_another_cuda_is_told(bundle: Bundle, gpu: HostDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr(TensorRt, "cuda_major", 12)
+        store_plan(bundle, FULL, "vae_decoder")
+    with pytest.raises(UserError, match="it is for CUDA 12, installed is CUDA 13.: build with"):
+        choose_engines(bundle, backend=TENSORRT, clip=CLIP)
+
+
+def test_a_damaged_engine_for_several_gpus_is_built_again_for_all_of_them(bundle: Bundle, gpu: HostDriver) -> None:
+    rtx = TensorRt(RTX, fake_tensorrt, "11.4")
+    store_plan(bundle, rtx, "vae_decoder", options=("weight_streaming",))
+    (own,) = EngineStore(bundle).all()
+    command = f"build with `vexpress build {bundle.root} --backend tensorrt-rtx --precision fp32"
+    here = Here(rtx, "sm89", gpu=1)
+    assert rebuild_command(bundle, here, own) == f"{command} --weight_streaming --gpu_id 1 --force`"
+    both = replace(own, sidecar=replace(own.sidecar, key=replace(own.sidecar.key, targets=("sm86", "sm89"))))
+    assert rebuild_command(bundle, here, both) == f"{command} --target sm86,sm89 --weight_streaming --force`"
+
+
+@pytest.mark.parametrize(
+    "compatible",
+    [
+        {"version": "11.3", "options": ("version_compatible",)},
+        {"target": "sm80", "options": ("hardware_compatible",)},
+    ],
+)
+def test_engines_of_this_version_and_gpu_come_before_compatible_ones(bundle: Bundle, gpu, compatible: dict) -> None:
+    other = store_plan(bundle, FULL, "vae_decoder", **compatible)
+    own = store_plan(bundle, FULL, "vae_decoder", options=compatible["options"])
+    found = fitting_plans(bundle, Here(FULL, "sm89"), bundle.graph("vae_decoder", "fp32"))
+    assert [stored.plan for stored, _ in found] == [own, other]
 
 
 @pytest.mark.parametrize(
