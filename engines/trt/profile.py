@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from vexpress_trt.engines.call_sizes import CHUNK, WHOLE_AUDIO_SECONDS
+from vexpress_trt.engines.call_sizes import CHUNK, WHOLE_AUDIO_SECONDS, frames_per_call
 from vexpress_trt.engines.dims import evaluate, symbols
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.manifest import GraphSpec, ModelConfig
@@ -111,7 +111,7 @@ class ProfileSettings:
         frames = model.context_frames if self.context_frames is None else self.context_frames
         factor, rate = model.vae_scale_factor, model.audio_sample_rate
         audio = Range(rate // 20, TYPICAL_AUDIO_SECONDS * rate, int(WHOLE_AUDIO_SECONDS * rate))
-        chunk = 1 if spec.name == "vae_decoder" else CHUNK
+        chunk = frames_per_call(spec.name)
         sizes = {"h": height // factor, "w": width // factor, "F": frames, "B": self.window_batch, "N": chunk}
         ranges = {symbol: Range.fixed(size) for symbol, size in sizes.items()}
         if self.kind == "dynamic":
