@@ -3,20 +3,18 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vexpress_trt.engines.engine import Engine
 from vexpress_trt.engines.memory import peak_memory_mib
 from vexpress_trt.runtime.audio_features import AudioFeatures
-from vexpress_trt.runtime.denoise import denoise
+from vexpress_trt.runtime.clip_calls import clip_calls
 from vexpress_trt.runtime.engine_loader import EngineLoader
 from vexpress_trt.runtime.engine_pool import EnginePool
 from vexpress_trt.runtime.frame import Frame
-from vexpress_trt.runtime.latent_store import LatentStore
 from vexpress_trt.runtime.median import filtered
 from vexpress_trt.runtime.noise import frame_noise, upstream_noise
 from vexpress_trt.runtime.pipeline import Pipeline
@@ -25,17 +23,14 @@ from vexpress_trt.runtime.preparation import Preparation
 from vexpress_trt.runtime.progress import ProgressCallback, ProgressEvent
 from vexpress_trt.runtime.request import GenerationRequest
 from vexpress_trt.runtime.speech import Speech
-from vexpress_trt.runtime.stages import KeypointFeatures, decode, encode_portrait
+from vexpress_trt.runtime.stages import decode, encode_portrait
 from vexpress_trt.runtime.summary import Stopwatch, Summary
 from vexpress_trt.runtime.tensors import TensorDump
 from vexpress_trt.runtime.video_output import VideoWriter, choose_encoder, encode, output_target
-from vexpress_trt.runtime.windows import batches
 from vexpress_trt.runtime.workspace import Workspace
 
 if TYPE_CHECKING:
     from vexpress_trt.runtime.cuda.memory_watch import MemoryWatch
-
-FEATURE_BUDGET = 256 << 20  # bytes of key-point features remembered; none with save_gpu_memory
 
 IMAGES_AHEAD, FRAMES_AHEAD = 4, 8  # decoded and finished frames that may wait; uint8 is a quarter of float32
 
@@ -161,98 +156,48 @@ class Generation:
             allocate=workspace.allocate,
         )
 
+    def _prefetch(self, engines: EngineLoader) -> None:
+        """Begin to load what the loop needs, where there is memory for it beside the portrait's and speech's."""
+        if not self._prepared.roomy:
+            return
+        _, h, w = self._prepared.latent_shape
+        sizes = {"B": self.request.window_batch, "F": self.clip.plan.window, "h": h, "w": w}
+        graphs = list(dict.fromkeys(self._prepared.denoiser_graphs))
+        for graph in graphs if self._choice.on_cpu else graphs[:1]:
+            engines.prefetch(graph, **sizes)
+
+    def _noise(self, workspace: Workspace) -> Callable[[int], np.ndarray]:
+        """What gives a frame's initial latent [4, h, w]."""
+        request, shape = self.request, self._prepared.latent_shape
+        if not request.upstream:
+            return partial(frame_noise, request.seed, shape=shape)
+        layers = self._bundle.manifest.model.audio_encoder_layers
+        return workspace.keep(upstream_noise(request.seed, layers, self.clip.plan.frames, shape)).__getitem__
+
     def _latents(
         self, engines: EngineLoader, workspace: Workspace, dump: TensorDump, *, decoded: bool = False
     ) -> Iterator[tuple[int, np.ndarray]]:
         """(frame, final latent [4, h, w]) in frame order, each as soon as it is final; or `decoded` on the GPU and
         filtered, uint8 [H, W, 3]."""
-        if self._prepared.roomy:
-            size = {"h": self.clip.height // self._prepared.factor, "w": self.clip.width // self._prepared.factor}
-            window = {"B": self.request.window_batch, "F": self.clip.plan.window}
-            graphs = dict.fromkeys(self._prepared.denoiser_graphs)
-            for graph in list(graphs)[: None if self._choice.on_cpu else 1]:
-                engines.prefetch(graph, **window, **size)
+        self._prefetch(engines)
         keys_values = self._portrait(engines)
         speech = self._speech(engines, workspace)
-        request, clip, model = self.request, self.clip, self._bundle.manifest.model
-        steps, plan = request.num_inference_steps, clip.plan
-        scheduler, shape = self._prepared.scheduler, self._prepared.latent_shape
-        if request.upstream:
-            noise = workspace.keep(
-                upstream_noise(request.seed, model.audio_encoder_layers, plan.frames, shape)
-            ).__getitem__
-        else:
-            noise = partial(frame_noise, request.seed, shape=shape)
+        noise = dump.noise(self._noise(workspace))
+        steps, length = self.request.num_inference_steps, self.clip.length
+        inputs = {"keys_values": keys_values, "speech": speech, "noise": noise}
         with ExitStack() as stack:
-            guider = stack.enter_context(engines.use("kps_guider"))
-            denoiser = self._denoiser_of(engines, stack, keys_values)
-            if not self._choice.on_cpu:
-                for step in range(steps):  # all that is captured is there before the first call
-                    denoiser(step)
-            given = {
-                "denoiser": denoiser,
-                "batches": batches(plan, steps, request.window_batch),
-                "plan": plan,
-                "scheduler": scheduler,
-                "speech": speech,
-                "window_batch": request.window_batch,
-            }
-            start = {
-                "noise": dump.noise(noise),
-                "shape": shape,
-                "guidance_scale": request.guidance_scale,
-                "live_windows": self._prepared.live_windows,
-            }
-            if self._choice.gpu is None:
-                store = LatentStore(plan, scheduler, **start)
-                features = KeypointFeatures(
-                    guider,
-                    clip.points,
-                    clip.width,
-                    clip.height,
-                    live_frames=clip.plan.live_frames(self._prepared.live_windows),
-                    budget=0 if request.save_gpu_memory else FEATURE_BUDGET,
-                )
-                calls = denoise(store=store, latent_size=shape[1:], features=features, **given)
-            else:
-                from vexpress_trt.runtime.cuda.denoise import denoise_on_gpu
-
-                decoder = stack.enter_context(engines.use("vae_decoder")) if decoded else None
-                there = {"guider": guider, "points": clip.points, "decoder": decoder, "length": clip.length}
-                there |= {"scaling": model.latent_scaling, "look": self._look}
-                calls = stack.enter_context(closing(denoise_on_gpu(self._choice.gpu, **start, **given, **there)))
+            calls = clip_calls(self._prepared, engines, stack, **inputs, decoded=decoded, look=self._look)
             final = 0
             for done, frames in self.watch.timed("denoise", calls):
                 if done:
                     self._calls += len(done)
                     self._report_call(*done[-1], steps, final)
                 for frame, latent in frames:
-                    if frame < clip.length:
+                    if frame < length:
                         if frame == 0:
                             self._calls_before_first = self._calls
                         final += 1
                         yield frame, dump.latent(latent)
-
-    def _denoiser_of(
-        self, engines: EngineLoader, stack: ExitStack, keys_values: dict[str, np.ndarray]
-    ) -> Callable[[int], Engine]:
-        """The engine of a step, with what stays the same bound to it.
-
-        Each is taken up when its first step comes: on a CPU the second one may load beside the first one's calls.
-        """
-        request, graphs = self.request, self._prepared.denoiser_graphs
-
-        @cache
-        def taken_up(graph: str) -> Engine:
-            engine = stack.enter_context(engines.use(graph))
-            engine.bind(
-                **keys_values,
-                reference_weight=np.array([request.reference_attention_weight], np.float32),
-                audio_weight=np.array([request.audio_attention_weight], np.float32),
-            )
-            return engine
-
-        return lambda step: taken_up(graphs[step])
 
     def _report_call(self, window: int, step: int, steps: int, final: int) -> None:
         detail = f"window {window + 1}/{self.clip.plan.windows} step {step + 1}/{steps}"
