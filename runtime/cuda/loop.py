@@ -231,9 +231,14 @@ class DeviceLoop:
             self._free_events.append(event)
 
     def _enqueue(self, batch: Batch) -> None:
-        """One batch of calls on the compute stream."""
+        """One batch of calls on the compute stream.
+
+        No denoiser is captured before all have run once: what a run takes while it warms up is given back before a
+        capture, but would be taken beside the memory that a captured one keeps.
+        """
         require_running(self._engines)
-        self._runs[id(self._denoiser(batch.calls[0][1]))].enqueue()
+        cold = not all(run.warm for run in self._runs.values())
+        self._runs[id(self._denoiser(batch.calls[0][1]))].enqueue(later=cold)
         self._device.record(self._stepped, self._compute)
 
     def _call(self, engine: DeviceEngine) -> None:

@@ -19,14 +19,15 @@ class Replayed:
         self._stream = stream
         self._body = body
         self._capture = capture
-        self._ran = False
+        self.warm = False
         self._replay: Callable[[], None] | None = None
 
-    def enqueue(self) -> None:
-        if self._replay is None and self._capture and self._ran:
+    def enqueue(self, *, later: bool = False) -> None:
+        """`later`: do not capture yet, for the sake of others that are not warm."""
+        if self._replay is None and self._capture and self.warm and not later:
             self._replay = self._engine.capture(self._stream, self._body)
         (self._replay or self._body)()
-        self._ran = True
+        self.warm = True
 
 
 def require_running(engines: Iterable[DeviceEngine]) -> None:
