@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from itertools import islice
 from time import perf_counter
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -13,7 +14,7 @@ from vexpress_trt.bench.gpu_check.around import NO_DECODER, decoder_on, features
 from vexpress_trt.bench.gpu_check.jobs import Clip, Denoisers, device_loop
 from vexpress_trt.bench.gpu_check.networks import MINI
 from vexpress_trt.bench.gpu_check.parts import CheckFailed, Record, Setting
-from vexpress_trt.runtime.cuda import gpu, kernels
+from vexpress_trt.engines.driver import Driver
 from vexpress_trt.runtime.windows import WindowPlan
 
 WARM, COUNTED = 90, 200  # calls; the first frames are decoded, and the decoder captured, after 55
@@ -99,14 +100,11 @@ def profiled(work: Callable[[], Any]) -> Counter[str]:
 @contextmanager
 def counted_driver_calls() -> Iterator[Counter[str]]:
     """Count the driver's functions that the loop calls by itself."""
-    calls, plain = Counter[str](), gpu.checked
+    calls, plain = Counter[str](), Driver.call
 
-    def counting(driver: Any, function: str, *given: Any) -> Any:
+    def counting(driver: Driver, function: str, *given: Any) -> Any:
         calls[function] += 1
         return plain(driver, function, *given)
 
-    gpu.checked = kernels.checked = counting
-    try:
+    with mock.patch.object(Driver, "call", counting):
         yield calls
-    finally:
-        gpu.checked = kernels.checked = plain

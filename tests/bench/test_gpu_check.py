@@ -4,6 +4,7 @@ import json
 import re
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,8 +21,10 @@ from vexpress_trt.bench.gpu_check.parts import PartResult, Setting, run_part
 from vexpress_trt.bench.gpu_check.report import as_markdown, file_name, shown
 from vexpress_trt.bench.gpu_check.shapes import count_bytes, count_flop
 from vexpress_trt.bench.gpu_check.speed import attends, figures, passes
-from vexpress_trt.bench.gpu_check.waits import is_wait
+from vexpress_trt.bench.gpu_check.waits import counted_driver_calls, is_wait
+from vexpress_trt.engines.driver import Driver
 from vexpress_trt.engines.gpu import gpu_status
+from vexpress_trt.runtime.cuda.gpu import GpuBuffer, GpuDevice
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MACHINE = {"gpu": "Some GPU", "driver": "1.2", "python": "3.12", "cores": 8, "cpu": "Some CPU", "packages": {}}
@@ -121,6 +124,20 @@ def test_ten_seconds_are_the_calls_of_all_windows_and_decoding_behind_the_last()
 )
 def test_a_call_that_lets_the_host_wait_is_known_by_its_name(name: str, waits: bool) -> None:
     assert is_wait(name) == waits
+
+
+def test_what_the_loop_asks_of_the_driver_is_counted_by_name() -> None:
+    names = ("cuCtxPushCurrent", "cuCtxPopCurrent", "cuMemsetD8Async", "cuStreamSynchronize")
+    device, gpu = GpuDevice.__new__(GpuDevice), Driver.__new__(Driver)
+    device._driver, gpu._context = gpu, None
+    gpu.module = SimpleNamespace(CUresult=SimpleNamespace(CUDA_SUCCESS=0), **dict.fromkeys(names, lambda *given: (0,)))
+    buffer = GpuBuffer(256, (4,), np.dtype(np.uint8))
+    with counted_driver_calls() as calls:
+        device.clear(buffer, stream=7)
+        gpu.stream_synchronize(7)
+    device.clear(buffer, stream=7)
+    assert calls == dict.fromkeys(names, 1)
+    assert [name for name in calls if is_wait(name)] == ["cuStreamSynchronize"]
 
 
 def test_all_tests_that_need_a_gpu_are_run() -> None:
