@@ -189,12 +189,17 @@ class TensorRtEngine(Engine, DeviceEngine):
             raise ValueError(f"{self.spec.name}: {problem}") from None
 
     def _plan_for(self, sizes: dict[str, int]) -> LoadedPlan:
-        """Load the engine for these sizes, in place of another one. Raises UserError where none was built for them."""
+        """Load the engine for these sizes, in place of another one; it may have been built since this was made.
+
+        Raises UserError where none was built for them.
+        """
         fitting = [stored for stored, profile in self._plans if profile.takes(sizes)]
         if self._loaded is not None and self._loaded[0] in fitting:
             return self._loaded[1]
         if not fitting:
-            fitting = [stored for stored, _ in fitting_plans(self._bundle, self._here, self.spec, sizes)]
+            since = fitting_plans(self._bundle, self._here, self.spec, sizes)
+            self._plans += since
+            fitting = [stored for stored, _ in since]
         self._unload()
         return self._load(fitting[0])
 

@@ -148,6 +148,16 @@ def test_a_single_engine_is_loaded_at_once_and_other_sizes_name_the_command(bund
             engine.run(**example(count=2).inputs)
 
 
+def test_an_engine_that_was_built_since_is_loaded_once(bundle, flavoured, gpu, example) -> None:
+    store_plan(bundle, flavoured, "vae_decoder", settings=SMALL)
+    other = example(count=1, height=6, width=7)
+    with load(bundle, flavoured) as engine:
+        store_plan(bundle, flavoured, "vae_decoder", settings=ProfileSettings(image_width=56, image_height=48))
+        for _ in range(3):
+            np.testing.assert_allclose(engine.run(**other.inputs)["image"], other.image, rtol=1e-5, atol=1e-6)
+        assert fake_tensorrt.Runtime.deserialised == ["vae_decoder"] * 2
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
