@@ -33,7 +33,7 @@ _AUTO_ORDER = {"openvino": ("fp32", "bf16"), "onnxruntime": ("fp32", "fp16"), "t
 _TORCH_CUDA = "pip install 'vexpress-trt[export,cuda]'"
 _PLANNED = ("tensorrt", "tensorrt-rtx")  # run what `vexpress build` has made; `auto` takes them first
 _GPU_BACKENDS = (*_PLANNED, "torch-cuda", "onnxruntime-cuda")
-NOT_RTX = ((9, 0), (10, 0), (10, 3))  # compute capabilities of data-centre GPUs
+_NOT_RTX = ((9, 0), (10, 0), (10, 3))  # compute capabilities of data-centre GPUs
 
 
 @dataclass(frozen=True)
@@ -294,7 +294,7 @@ def _installed(name: str, devices: tuple[str, ...], hint: str, *packages: str) -
 def _tensorrt(name: str, gpu: GpuStatus, hint: str, *packages: str) -> BackendStatus:
     version, devices = package_version(*packages), tuple(device.name for device in gpu.devices)
     reason, install = gpu.reason, ""
-    if not reason and name == "tensorrt-rtx" and all(device.capability in NOT_RTX for device in gpu.devices):
+    if not reason and name == "tensorrt-rtx" and all(device.capability in _NOT_RTX for device in gpu.devices):
         reason = f"it does not support {devices[0]}"
     elif not reason and version is None:
         reason, install = f"{name} is not installed", hint
