@@ -12,7 +12,7 @@ JOB = {"files": {"reference_image_path": "/tmp/job/portrait", "audio_path": "/tm
     [
         ("/tmp/job/portrait has no face", "the portrait has no face"),
         ("the audio /tmp/job/audio.wav is empty", "the audio is empty"),
-        ("needs its models, and /home/me/.models/l does not", "needs its models, and (a path of the server's) does not"),
+        ("needs its models, and /srv/.models/l does not", "needs its models, and (a path of the server's) does not"),
         ("build with `vexpress build /srv/m.bundle --x`", "build with `vexpress build (a path of the server's) --x`"),
         ("--kps_size 0/0: frames/s, 30/1 or and/or", "--kps_size 0/0: frames/s, 30/1 or and/or"),
     ],
