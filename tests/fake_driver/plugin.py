@@ -37,7 +37,8 @@ def stand_in(order: int) -> Iterator[StandIn]:
     yield _ONE
     gc.collect()
     refused, left = _ONE.report()
-    problems, _ONE.problems = _ONE.problems, []
+    problems = StandIn.problems.copy()
+    StandIn.problems.clear()
     assert not problems
     assert not refused
     assert _left(left) == before

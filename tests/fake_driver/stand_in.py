@@ -39,13 +39,14 @@ def build(folder: Path) -> Path:
 class StandIn:
     """The library of this process."""
 
+    problems: list[BaseException] = []  # of work that any of them enqueued
+
     def __init__(self) -> None:
         """Raises OSError or AttributeError where the process has another driver or none."""
         self._library = ctypes.CDLL(LIBRARY)
         self._library.stand_in_report.restype = ctypes.c_char_p
         self._library.stand_in_count.restype = ctypes.c_long
         self._functions: list[object] = []  # captured work calls them at any time
-        self.problems: list[BaseException] = []
 
     def seed(self, number: int) -> None:
         """Which of the orders that a GPU might choose work runs in from now on."""

@@ -144,6 +144,16 @@ def test_a_copy_reads_pinned_memory_when_it_runs(memory: int, pinned: int, strea
     assert seen == {1, 2}
 
 
+def test_work_that_fails_is_told_whoever_enqueued_it(stream: Any) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    StandIn().enqueue(int(stream), fail)
+    given("cuStreamSynchronize", stream)
+    assert [type(problem) for problem in StandIn.problems] == [ZeroDivisionError]
+    StandIn.problems.clear()
+
+
 def test_a_capture_is_void_after_a_call_that_waits(memory: int, stream: Any, stand_in: StandIn) -> None:
     mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
     for function, *arguments in (("cuMemAlloc", 8), ("cuStreamSynchronize", stream), ("cuMemcpyHtoD", memory, 0, 1)):
