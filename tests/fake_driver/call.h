@@ -185,6 +185,13 @@ public:
         state().queues.until([this] { return stream->queue.empty(); });
     }
 
+    // Whether `done` by now.
+    int query(const std::function<bool()> &done) {
+        state().queues.look();
+        if (context->failure != SUCCESS) return context->failure;
+        return done() ? SUCCESS : NOT_READY;
+    }
+
     std::shared_ptr<Context> context;
     std::shared_ptr<Stream> stream;
     std::shared_ptr<Event> event;

@@ -126,12 +126,6 @@ EXPORTED int cuCtxPopCurrent_v2(Address *context) {
     return SUCCESS;
 }
 
-EXPORTED int cuCtxGetCurrent(Address *context) {
-    const Call call(__func__);
-    *context = pushed.contexts.empty() ? 0 : pushed.contexts.back();
-    return SUCCESS;
-}
-
 EXPORTED int cuCtxGetDevice(int *device) {
     Call call(__func__);
     TRY(call.context_needed());

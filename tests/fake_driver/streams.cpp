@@ -25,9 +25,7 @@ EXPORTED int cuStreamQuery(Address stream) {
     Call call(__func__);
     TRY(call.safe_context_needed());
     TRY(call.stream_needed(stream));
-    state().queues.look();
-    TRY(call.context->failure);
-    return call.stream->queue.empty() ? SUCCESS : NOT_READY;
+    return call.query([&call] { return call.stream->queue.empty(); });
 }
 
 EXPORTED int cuStreamSynchronize(Address stream) {
@@ -92,17 +90,7 @@ EXPORTED int cuEventQuery(Address event) {
     Call call(__func__);
     TRY(call.safe_context_needed());
     TRY(call.event_needed(event));
-    state().queues.look();
-    TRY(call.context->failure);
-    return !call.event->mark || call.event->mark->reached ? SUCCESS : NOT_READY;
-}
-
-EXPORTED int cuEventSynchronize(Address event) {
-    Call call(__func__);
-    TRY(call.safe_context_needed());
-    TRY(call.event_needed(event));
-    if (const auto mark = call.event->mark) state().queues.until([mark] { return mark->reached; });
-    return call.context->failure;
+    return call.query([&call] { return !call.event->mark || call.event->mark->reached; });
 }
 
 EXPORTED int cuEventElapsedTime_v2(float *milliseconds, Address start, Address end) {

@@ -54,7 +54,7 @@ struct Event {
     std::shared_ptr<Mark> mark;  // of the last record; null: never recorded
 };
 
-// Where a fault of running work ends up: in `trapped`, with the code it stands for.
+// Where a fault of running work ends up: at `place`, with the code it stands for.
 struct Trap {
     sigjmp_buf place;
     volatile bool armed = false;
