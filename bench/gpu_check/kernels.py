@@ -10,7 +10,7 @@ from vexpress_trt.bench.gpu_check.parts import CheckFailed, Record, Setting
 TESTS = (
     "tests/runtime/cuda/test_kernels_gpu.py",
     "tests/runtime/cuda/test_device_gpu.py",
-    "tests/runtime/test_video_output.py",
+    "tests/runtime/test_video_encoder.py",
     "tests/engines/test_onnxruntime_cuda_engine.py",
     "tests/engines/test_torch_engine.py",
     "tests/export/nets/fused/test_operations.py",

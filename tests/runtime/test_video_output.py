@@ -3,7 +3,6 @@
 import errno
 import os
 import subprocess
-from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,12 +14,10 @@ import pytest
 from av.video.reformatter import ColorRange, Colorspace
 
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.engines.gpu import gpu_status
 from vexpress_trt.runtime import muxer as muxer_module
-from vexpress_trt.runtime import video_output
 from vexpress_trt.runtime.frame import Frame
 from vexpress_trt.runtime.summary import Stopwatch
-from vexpress_trt.runtime.video_output import VideoWriter, check_output_path, choose_encoder, encode, output_target
+from vexpress_trt.runtime.video_output import VideoWriter, check_output_path, encode, output_target
 
 WIDTH, HEIGHT = 96, 64
 
@@ -385,37 +382,3 @@ def test_a_reader_that_goes_away_is_a_broken_pipe(wav):
     with pytest.raises(BrokenPipeError), VideoWriter(Gone(), WIDTH, HEIGHT, 30.0, audio_path=wav, frames=60) as writer:
         for _ in range(60):
             writer.write(flat())
-
-
-def test_the_gpus_encoder_is_taken_where_it_opens(monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = []
-    context = SimpleNamespace(open=lambda: opened.append(True))
-    monkeypatch.setattr(video_output.av.CodecContext, "create", lambda name, mode: context)
-    assert choose_encoder("auto", 96, 64) == choose_encoder("h264_nvenc", 96, 64) == "h264_nvenc"
-    assert choose_encoder("libx264", 96, 64) == "libx264"
-    assert len(opened) == 2
-    assert (context.width, context.height, context.pix_fmt) == (96, 64, "yuv420p")
-
-
-@pytest.mark.skipif(not gpu_status().reason, reason="there is a GPU")
-def test_without_a_gpu_auto_is_x264_and_nvenc_is_refused() -> None:
-    assert choose_encoder("auto", 96, 64) == "libx264"
-    with pytest.raises(UserError, match="--encoder h264_nvenc does not open here .* leave it out"):
-        choose_encoder("h264_nvenc", 96, 64)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(choose_encoder("auto", 256, 256) != "h264_nvenc", reason="no GPU here has a video encoder")
-@pytest.mark.parametrize("streamed", [False, True])
-def test_the_gpus_video_is_whole_and_close(tmp_path: Path, make_sound, speech, streamed: bool) -> None:
-    frame = np.linspace(0, 255, 256 * 256 * 3).astype(np.uint8).reshape(256, 256, 3)
-    wav, path = make_sound(tmp_path / "speech.wav", speech, 16_000), tmp_path / "a.mp4"
-    with ExitStack() as stack:
-        target = stack.enter_context(path.open("wb")) if streamed else path
-        with VideoWriter(target, 256, 256, 25, audio_path=wav, frames=20, encoder="h264_nvenc") as writer:
-            for _ in range(20):
-                writer.write(frame)
-    with av.open(str(path)) as media:
-        frames = [picture.to_ndarray(format="rgb24") for picture in media.decode(video=0)]
-    assert len(frames) == 20
-    assert np.abs(frames[-1].astype(int) - frame).mean() < 6
