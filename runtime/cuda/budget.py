@@ -57,7 +57,7 @@ class GpuNeed:
 
     Buffers are exact, weights are those of plans that were built or as large as their files in the type computed in,
     with what allocators round up. Working memory is what an engine asked for when it was built here, else an estimate
-    that was within a tenth of what torch took at full size in FP16.
+    that was within a tenth of what torch took at full size in FP16, before its denoiser was fused.
     """
 
     engines: tuple[EngineNeed, ...]
