@@ -23,7 +23,8 @@ def main(arguments: list[str]) -> int:
     setting = Setting(args.repository.resolve(), args.device, args.quick, args.bundle)
     args.out.mkdir(parents=True, exist_ok=True)
     if args.part:
-        return part_main(args.part, setting, args.out)
+        part_main(args.part, setting, args.out)
+        return 0
     asked = {"compiled": args.compile, "full_tensorrt": args.bundle is not None}
     names = args.only.split(",") if args.only else [name for name in PARTS if asked.get(name, True)]
     unknown = [name for name in names if name not in PARTS]

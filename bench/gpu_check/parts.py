@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
@@ -121,18 +120,13 @@ def run_apart(name: str, setting: Setting, folder: Path) -> PartResult:
     return PartResult(name, perf_counter() - began, error, found)
 
 
-def part_main(name: str, setting: Setting, folder: Path) -> int:
-    """The body of a part's process."""
-    try:
-        if setting.device == "cpu":
-            import torch
+def part_main(name: str, setting: Setting, folder: Path) -> None:
+    """The body of a part's process. What it raises ends the process, and stands last in its words."""
+    if setting.device == "cpu":
+        import torch
 
-            torch.set_num_threads(1)
-        run_part(name, setting, folder / f"{name}.json")
-    except BaseException:
-        traceback.print_exc()
-        return 1
-    return 0
+        torch.set_num_threads(1)
+    run_part(name, setting, folder / f"{name}.json")
 
 
 def as_document(results: list[PartResult], machine: dict[str, Any], setting: Setting) -> dict[str, Any]:
