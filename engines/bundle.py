@@ -96,6 +96,11 @@ class Bundle:
                 )
 
 
+def graph_bytes(bundle: Bundle, spec: GraphSpec) -> int:
+    """What a graph and its weights take on the disk, which is about what they take in an engine."""
+    return sum(bundle.manifest.files[file].size for file in spec.files if not file.startswith("parity/"))
+
+
 @dataclass
 class BundleWriter:
     """A bundle being written: put files below `root` (see `path`), then call `finish` once."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vexpress_trt.engines.bundle import Bundle
+from vexpress_trt.engines.bundle import Bundle, graph_bytes
 from vexpress_trt.engines.dtypes import numpy_dtype
 from vexpress_trt.engines.manifest import PRECISION_DTYPE
 from vexpress_trt.engines.selection import EngineChoice
@@ -38,8 +38,7 @@ def footprint(bundle: Bundle, choice: EngineChoice, graph: str, sizes: Mapping[s
                 about = stored.sidecar
                 streamable = "weight_streaming" in about.key.options
                 return Footprint(about.plan_size, recorded(about), planned=True, streamable=streamable)
-    files = sum(bundle.manifest.files[file].size for file in spec.files)
-    return Footprint(files * _itemsize(choice.dtype) // _itemsize(choice.precision))
+    return Footprint(graph_bytes(bundle, spec) * _itemsize(choice.dtype) // _itemsize(choice.precision))
 
 
 def _itemsize(precision: str) -> int:

@@ -4,7 +4,7 @@ from time import perf_counter
 
 import numpy as np
 
-from vexpress_trt.engines.bundle import Bundle
+from vexpress_trt.engines.bundle import Bundle, graph_bytes
 from vexpress_trt.engines.manifest import PRECISION_DTYPE
 
 # A full-size denoiser call is 1.278 TFLOP per frame and half at 64x64 latents with 1.36 G parameters
@@ -58,7 +58,7 @@ def estimate_bytes(
 
 
 def _graph_bytes(bundle: Bundle, graph: str, precision: str) -> int:
-    return sum(bundle.manifest.files[file].size for file in bundle.graph(graph, precision).files)
+    return graph_bytes(bundle, bundle.graph(graph, precision))
 
 
 def _itemsize(precision: str) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import psutil
 
-from vexpress_trt.engines.bundle import Bundle
+from vexpress_trt.engines.bundle import Bundle, graph_bytes
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.gpu import gpu_status
 from vexpress_trt.engines.manifest import GraphSpec
@@ -97,8 +97,3 @@ def check_working_memory(graph: str, need: Need, weights: int, workspace: int, f
             f"{what} and {weights / 2**30:.1f} GiB for its weights, the GPU has {free / 2**30:.1f} GiB free: close "
             f"other programs on it, or {smaller}"
         )
-
-
-def graph_bytes(bundle: Bundle, spec: GraphSpec) -> int:
-    """What a graph and its weights take on the disk, which is about what they take in an engine."""
-    return sum(bundle.manifest.files[file].size for file in spec.files if not file.startswith("parity/"))

@@ -3,14 +3,15 @@
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from vexpress_trt.engines import stamps
-from vexpress_trt.engines.bundle import ENGINES_FOLDER, Bundle, write_bundle
+from vexpress_trt.engines.bundle import ENGINES_FOLDER, Bundle, graph_bytes, write_bundle
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.engines.manifest import MANIFEST_NAME
+from vexpress_trt.engines.manifest import MANIFEST_NAME, FileRecord
 
 DATA = "onnx/fp32/vae_decoder.data"
 GRAPH = "onnx/fp32/vae_decoder.onnx"
@@ -123,6 +124,15 @@ def test_writing_a_carried_file_leaves_the_previous_bundle_alone(bundle: Bundle)
         writer.path(DATA).write_bytes(b"new")
         raise KeyboardInterrupt
     assert (bundle.root / DATA).read_bytes() == before
+
+
+def test_test_vectors_are_not_of_a_graphs_size(bundle: Bundle) -> None:
+    spec = bundle.graph("vae_decoder", "fp32")
+    size = sum((bundle.root / file).stat().st_size for file in (GRAPH, DATA))
+    vectors = "parity/vae_decoder.npz"
+    files = bundle.manifest.files | {vectors: FileRecord("0" * 64, 4711)}
+    checked = replace(bundle, manifest=replace(bundle.manifest, files=files))
+    assert graph_bytes(checked, replace(spec, files=(*spec.files, vectors))) == graph_bytes(bundle, spec) == size
 
 
 def test_an_unfinished_or_failed_bundle_does_not_appear(tmp_path: Path) -> None:

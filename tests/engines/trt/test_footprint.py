@@ -6,7 +6,7 @@ from dataclasses import replace
 import fake_tensorrt
 from fake_tensorrt import HostDriver, store_plan
 
-from vexpress_trt.engines.bundle import Bundle
+from vexpress_trt.engines.bundle import Bundle, graph_bytes
 from vexpress_trt.engines.footprint import Footprint, footprint
 from vexpress_trt.engines.selection import EngineChoice
 from vexpress_trt.engines.trt.flavour import TensorRt
@@ -36,7 +36,7 @@ def test_the_plan_for_the_sizes_counts(bundle: Bundle, flavoured: TensorRt) -> N
 def test_files_count_in_the_type_computed_in_where_no_plan_is_for_the_sizes(bundle: Bundle, gpu: HostDriver) -> None:
     tensorrt = TensorRt("tensorrt", sys.modules["fake_tensorrt"], "11.4")
     store_plan(bundle, tensorrt, "vae_decoder")
-    files = sum(bundle.manifest.files[file].size for file in bundle.graph("vae_decoder", "fp32").files)
+    files = graph_bytes(bundle, bundle.graph("vae_decoder", "fp32"))
     odd = {"N": 1, "h": 99, "w": 5}
     assert footprint(bundle, choice_of(tensorrt), "vae_decoder", odd) == Footprint(files)
     torch = EngineChoice("torch-cuda", "as asked", "fp32", "fp32")
