@@ -23,8 +23,8 @@ class _Gone(Exception):
     """The client went away."""
 
 
-class _Told(Refusal):
-    """The worker itself ended the job with this."""
+class _Ended(Refusal):
+    """The job ends with this, and the worker has done with it."""
 
 
 class Dispatcher:
@@ -180,8 +180,8 @@ class Dispatcher:
                     self._metrics.outcome("ok")
                     job.answers.end()
                     return True
-                except _Told as told:
-                    ending, healthy = told, True
+                except _Ended as ended:
+                    ending, healthy = ended, True
                 except (Refusal, _Gone) as given_up:
                     ending, healthy = given_up, self._stopped(worker)
         except WorkerDied:
@@ -207,14 +207,19 @@ class Dispatcher:
             header, payload = worker.receive(check, POLL)
             kind = header["kind"]
             if kind == "refused":
-                raise _Told(header["code"], header["sentence"])
+                raise _Ended(header["code"], header["sentence"])
             if kind == "info":
                 self._check_size(job, header["info"])
             if kind in ("frame", "chunk"):
                 if header["index"] == 0:
                     self._metrics.first_answer(time.monotonic() - job.arrived)
                 self._metrics.frames(kind == "frame")
-            job.answers.send(header, payload)
+            try:
+                job.answers.send(header, payload)
+            except Refusal as refusal:
+                if kind == "done":
+                    raise _Ended(refusal.code, refusal.sentence) from None
+                raise
             if kind == "done":
                 return
 

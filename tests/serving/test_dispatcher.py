@@ -20,7 +20,10 @@ DEFAULTS = Limits()
 
 
 class PlayedWorker:
-    """Answers jobs with `frames` frames, each when `go` is set; forgets to stop when it is `stubborn`."""
+    """Answers jobs with `frames` frames, each when `go` is set; forgets to stop when it is `stubborn`.
+
+    Between jobs it says nothing.
+    """
 
     def __init__(
         self, *, frames: int = 1, stubborn: bool = False, memory: int = 1 << 20, info: dict | None = None
@@ -31,28 +34,33 @@ class PlayedWorker:
         self._frames, self._stubborn, self._memory = frames, stubborn, memory
         self._next = 0
         self._info, self._told = info, False
+        self._over = True
 
     def memory(self) -> int:
         return self._memory
 
     def start(self, job: dict) -> None:
         self.jobs.append(job)
-        self._next, self._told, self.cancelled = 0, False, False
+        self._next, self._told, self.cancelled, self._over = 0, False, False, False
 
     def receive(self, poll: Callable[[], None], every: float) -> tuple[dict[str, Any], bytearray]:
         while True:
             poll()
             if self.closed:
                 raise WorkerDied
-            if self.cancelled and not self._stubborn:
+            if self._over:
+                time.sleep(0.005)
+            elif self.cancelled and not self._stubborn:
+                self._over = True
                 return {"kind": "cancelled"}, bytearray()
-            if self.go.wait(0.005):
+            elif self.go.wait(0.005):
                 break
         if self._info and not self._next and not self._told:
             self._told = True
             return {"kind": "info", "info": self._info}, bytearray()
         self._next += 1
         if self._next > self._frames:
+            self._over = True
             return {"kind": "done", "summary": {}}, bytearray()
         return {"kind": "frame", "index": self._next - 1}, bytearray(b"pixels")
 
@@ -265,9 +273,13 @@ def test_closing_refuses_what_waits_and_ends_workers() -> None:
     assert worker.closed
 
 
-def test_answers_that_cannot_be_passed_on_end_their_job_only(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("refused", ["frame", "done"])
+def test_answers_that_cannot_be_passed_on_end_their_job_only(refused: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatching, "CANCEL_GRACE", 0.5)
+
     def full(header: dict[str, Any], payload: bytearray) -> None:
-        raise Refusal(protocol.FAILED, "no room")
+        if header["kind"] == refused:
+            raise Refusal(protocol.FAILED, "no room")
 
     worker, client = PlayedWorker(), Client()
     worker.go.set()
