@@ -17,6 +17,10 @@ def call(*command: str | Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def files_below(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the library is installed, of all that CMake could build the only thing built; for GPUs from sm_80 on."""
@@ -25,15 +29,20 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pytest.skip(f"no {tool} on the path")
     build, prefix = (tmp_path_factory.mktemp(name) for name in ("build", "prefix"))
     call("cmake", "-S", ROOT, "-B", build, "-DVEXPRESS_PYTHON=OFF", "-DCMAKE_CUDA_ARCHITECTURES=80")
+    call("cmake", "--install", build, "--prefix", prefix / "nothing")
     call("cmake", "--build", build, "--target", "vexpress_cuda")
     call("cmake", "--install", build, "--prefix", prefix / "all")
     call("cmake", "--install", build, "--prefix", prefix / "alone", "--component", "vexpress_cuda")
-    assert (prefix / "all" / "lib" / "libvexpress_cuda.so").exists()
     return prefix / "alone"
 
 
+def test_what_was_not_built_leaves_no_header_or_package(installed: Path) -> None:
+    assert not files_below(installed.parent / "nothing")
+    assert files_below(installed.parent / "all") == files_below(installed)
+
+
 def test_the_component_is_library_header_and_package_alone(installed: Path) -> None:
-    files = {path.relative_to(installed).as_posix() for path in installed.rglob("*") if path.is_file()}
+    files = files_below(installed)
     package = {path for path in files if path.startswith("lib/cmake/vexpress_trt/vexpress_trt-config")}
     assert package and files - package == {"lib/libvexpress_cuda.so", "include/vexpress_cuda.h"}
 
