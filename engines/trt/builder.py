@@ -156,13 +156,18 @@ def make_attention_decomposable(trt: Any, network: Any) -> int:
     count = 0
     for index in range(network.num_layers):
         layer = network.get_layer(index)
-        if layer.type == trt.LayerType.ATTENTION_INPUT:
+        if is_attention(trt, layer):
             boundary = layer
             boundary.__class__ = trt.IAttentionInputLayer
             attention = boundary.attention
             attention.decomposable = True
             count += 1
     return count
+
+
+def is_attention(trt: Any, layer: Any) -> bool:
+    """Whether a layer takes an attention's inputs; no layer does in TensorRT 10.12 and 10.13, which lack the kind."""
+    return layer.type == getattr(trt.LayerType, "ATTENTION_INPUT", None)
 
 
 @functools.cache

@@ -8,7 +8,7 @@ from typing import Any
 
 from vexpress_trt.engines.manifest import GraphSpec
 from vexpress_trt.engines.trt.bindings import pin_shapes
-from vexpress_trt.engines.trt.builder import shared_log
+from vexpress_trt.engines.trt.builder import is_attention, shared_log
 from vexpress_trt.engines.trt.flavour import TensorRt
 from vexpress_trt.engines.trt.parsing import parsed
 from vexpress_trt.engines.trt.profile import Profile
@@ -32,8 +32,8 @@ def least_working_memory(tensorrt: TensorRt, spec: GraphSpec, path: Path, profil
     """What one step of the engine needs beside its inputs, outputs and weights, at its largest sizes.
 
     Only what cannot be fused is counted: the result of a convolution, and an attention's scores where it has no fused
-    kernel. Takes a second at most, since weights are not read. Raises UserError where the graph cannot be read or is
-    not what the manifest says.
+    kernel; in TensorRT 10.12 and 10.13 no scores, since it is not known which attentions they fuse. Takes a second at
+    most, since weights are not read. Raises UserError where the graph cannot be read or is not what the manifest says.
     """
     trt = tensorrt.module
     log = shared_log(trt)
@@ -44,7 +44,7 @@ def least_working_memory(tensorrt: TensorRt, spec: GraphSpec, path: Path, profil
     needs = [Need(0, "nothing")]
     for index in range(network.num_layers):
         layer = network.get_layer(index)
-        if layer.type == trt.LayerType.ATTENTION_INPUT:
+        if is_attention(trt, layer):
             needs.append(_scores(trt, layer))
         elif layer.type == trt.LayerType.CONVOLUTION:
             tensor = layer.get_output(0)
