@@ -161,7 +161,9 @@ class Driver:
         try:
             body()
         except BaseException:
-            self.module.cuStreamEndCapture(stream)
+            code, graph = self.module.cuStreamEndCapture(stream)
+            if code == self.module.CUresult.CUDA_SUCCESS:
+                self.module.cuGraphDestroy(graph)
             raise
         graph = self.call("cuStreamEndCapture", stream)
         try:

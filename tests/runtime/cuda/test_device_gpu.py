@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from vexpress_trt.engines.device_engine import DeviceEngine
+from vexpress_trt.engines.driver import driver
 from vexpress_trt.engines.gpu import gpu_status
 from vexpress_trt.engines.manifest import SchedulerConfig, TensorSpec
 from vexpress_trt.runtime.cuda.decoder import DeviceDecoder
@@ -74,6 +75,32 @@ def test_a_stream_waits_for_an_event_of_another(device: GpuDevice) -> None:
     device.download(arena["large"], back, second)
     settled(device, second)
     assert (back == 7).all()
+
+
+def test_a_capture_whose_work_fails_to_enqueue_leaves_the_stream_as_it_was(device: GpuDevice) -> None:
+    """Nor anything else: the stand-in of the driver fails tests that leave a graph."""
+    bytes_ = np.dtype(np.uint8)
+    buffer, host = device.arena({"bytes": ((3,), bytes_)})["bytes"], device.pinned((3,), bytes_)
+    host[:] = 7
+    stream = device.stream()
+    device.upload(host, buffer, stream)
+
+    def clear() -> None:
+        device.clear(buffer, stream)
+
+    def fail() -> None:
+        clear()
+        raise ZeroDivisionError
+
+    with driver(0).current():
+        with pytest.raises(ZeroDivisionError):
+            driver(0).capture(stream, fail)
+        replay = driver(0).capture(stream, clear)
+    for expected in (7, 0):
+        device.download(buffer, host, stream)
+        settled(device, stream)
+        assert (host == expected).all()
+        replay()
 
 
 class Mixing(DeviceEngine):
