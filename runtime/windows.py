@@ -75,11 +75,6 @@ class WindowPlan:
 Call = tuple[int, int]  # (window, step)
 
 
-def joint_order(plan: WindowPlan, steps: int) -> Iterator[Call]:
-    """Step by step over the whole clip, as upstream."""
-    return ((window, step) for step in range(steps) for window in range(plan.windows))
-
-
 def latency_order(plan: WindowPlan, steps: int) -> Iterator[Call]:
     """Only what the next window needs to become final.
 

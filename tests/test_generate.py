@@ -15,6 +15,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from joint_order import joint_order
 from media import write_wav
 from PIL import Image
 
@@ -27,7 +28,6 @@ from vexpress_trt.runtime import engine_loader as engine_loader_module
 from vexpress_trt.runtime import generation as generation_module
 from vexpress_trt.runtime import windows as windows_module
 from vexpress_trt.runtime.tracks import save_track
-from vexpress_trt.runtime.windows import joint_order
 
 DEMO = Path(__file__).resolve().parent.parent / "models" / "demo"
 POINTS = np.array([[40, 40], [70, 40], [55, 60]], np.float32)

@@ -10,6 +10,7 @@ Buffer = Any  # memory of a device with `shape` and `dtype`, which its engines a
 Event = Any
 Shapes = Mapping[str, tuple[tuple[int, ...], np.dtype]]
 ALIGNMENT = 256  # bytes, of buffers in an arena; what the vectorised kernels and the engines' libraries like best
+POLL_SECONDS = 0.0005  # between looks at whether work is done
 
 
 class Device(ABC):

@@ -11,10 +11,8 @@ import numpy as np
 
 from vexpress_trt.engines.driver import driver
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.runtime.cuda.device import ALIGNMENT, Device, Event, Shapes
+from vexpress_trt.runtime.cuda.device import ALIGNMENT, POLL_SECONDS, Device, Event, Shapes
 from vexpress_trt.runtime.cuda.kernels import Kernels
-
-_POLL_SECONDS = 0.0005
 
 
 @dataclass(frozen=True)
@@ -133,7 +131,7 @@ class GpuDevice(Device):
             for stream in self._streams:
                 with contextlib.suppress(UserError):  # work that failed is done as well, and was told about before
                     while not self._driver.stream_query(stream):
-                        time.sleep(_POLL_SECONDS)
+                        time.sleep(POLL_SECONDS)
             for event in self._events:
                 self._driver.event_destroy(event)
             for stream in self._streams:

@@ -5,9 +5,7 @@ from collections.abc import Callable, Iterable
 
 from vexpress_trt.engines.device_engine import DeviceEngine
 from vexpress_trt.engines.engine import CancelledError
-from vexpress_trt.runtime.cuda.device import Device, Event
-
-_POLL_SECONDS = 0.0005
+from vexpress_trt.runtime.cuda.device import POLL_SECONDS, Device, Event
 
 
 class Replayed:
@@ -41,4 +39,4 @@ def wait_for(device: Device, event: Event, engines: Iterable[DeviceEngine]) -> N
     """Look at an event, and sleep in between, until it has happened. Raises CancelledError as `require_running`."""
     while not device.happened(event):
         require_running(engines)
-        time.sleep(_POLL_SECONDS)
+        time.sleep(POLL_SECONDS)

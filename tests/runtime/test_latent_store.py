@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from joint_order import joint_order
 
 from vexpress_trt.engines.manifest import SchedulerConfig
 from vexpress_trt.runtime import _native
@@ -15,7 +16,6 @@ from vexpress_trt.runtime.scheduler import SOLVERS, make_scheduler
 from vexpress_trt.runtime.windows import (
     WindowPlan,
     batches,
-    joint_order,
     latency_order,
     live_windows,
     throughput_fronts,

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from joint_order import joint_order
 
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.runtime.windows import (
     WindowPlan,
     batches,
-    joint_order,
     latency_order,
     live_windows,
     throughput_fronts,

@@ -168,7 +168,7 @@ def test_frames_are_the_cpus_bit_for_bit(
     latents = latents_of(length + beyond)
     device = HostDevice() if seed is None else UnsteadyDevice(seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vexpress_trt.runtime.cuda.running._POLL_SECONDS", 0.0)
+        patch.setattr("vexpress_trt.runtime.cuda.running.POLL_SECONDS", 0.0)
         found, _ = on_device(device, latents, length=length, room=room, from_host=from_host)
     np.testing.assert_array_equal(found, on_cpu(latents[:length]))
 
@@ -267,7 +267,7 @@ def test_behind_the_loop_on_a_device_they_give_what_the_cpu_gives(
     expected = on_cpu(np.stack([latent for _, latent in latents[:length]]))
     device = HostDevice() if seed is None else UnsteadyDevice(seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vexpress_trt.runtime.cuda.running._POLL_SECONDS", 0.0)
+        patch.setattr("vexpress_trt.runtime.cuda.running.POLL_SECONDS", 0.0)
         found = latents_and_images(device, there=True)
     assert [index for index, _ in found] == list(range(length))
     np.testing.assert_array_equal(np.stack([image for _, image in found]), expected)
@@ -305,7 +305,7 @@ def test_what_made_values_that_are_not_finite_is_told_from_what_read_them(
         if frame is None and first <= 10 < first + len(noise):
             noise[10 - first] = np.nan
 
-    monkeypatch.setattr("vexpress_trt.runtime.cuda.running._POLL_SECONDS", 0.0)
+    monkeypatch.setattr("vexpress_trt.runtime.cuda.running.POLL_SECONDS", 0.0)
     device = HostDevice() if seed is None else UnsteadyDevice(seed)
     denoiser = Predicting(device)
     with DeviceLoop(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from joint_order import joint_order
 from unsteady_device import UnsteadyDevice
 
 from vexpress_trt.engines.device_engine import DeviceEngine
@@ -21,7 +22,7 @@ from vexpress_trt.runtime.cuda.schedule import Schedule
 from vexpress_trt.runtime.latent_store import LatentStore
 from vexpress_trt.runtime.noise import frame_noise
 from vexpress_trt.runtime.scheduler import SOLVERS, make_scheduler
-from vexpress_trt.runtime.windows import Call, WindowPlan, batches, joint_order, live_windows
+from vexpress_trt.runtime.windows import Call, WindowPlan, batches, live_windows
 
 SHAPE = (4, 1, 3)
 
@@ -164,7 +165,7 @@ def test_it_does_so_however_the_streams_interleave(job: SimpleNamespace, seed: i
     expected = on_cpu(job.plan, job.steps, job.groups, **job.settings)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(buffers, "PIECE", piece)
-        patch.setattr("vexpress_trt.runtime.cuda.running._POLL_SECONDS", 0.0)
+        patch.setattr("vexpress_trt.runtime.cuda.running.POLL_SECONDS", 0.0)
         found, _ = on_device(UnsteadyDevice(seed), job.plan, job.steps, job.groups, **job.settings, **job.sizes)
     assert (found == expected).all()
 
