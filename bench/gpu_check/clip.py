@@ -8,9 +8,9 @@ import torch
 
 from vexpress_trt.bench.gpu_check.around import NO_DECODER, decoder_on, features_on
 from vexpress_trt.bench.gpu_check.jobs import Clip, Denoisers, device_loop, start
+from vexpress_trt.bench.gpu_check.memory import used_mib
 from vexpress_trt.bench.gpu_check.networks import model_for
 from vexpress_trt.bench.gpu_check.parts import CheckFailed, Record, Setting
-from vexpress_trt.bench.gpu_check.waits import used_memory
 from vexpress_trt.runtime.windows import WindowPlan, latency_order
 
 SECONDS, FPS = 10.0, 30.0
@@ -46,7 +46,7 @@ def check(setting: Setting, record: Record) -> None:
     behind = total - (stamps[-1] - began)
     record("seconds_of_decoding_behind_the_last_call", behind)
     if device == "cuda":
-        record("memory_in_use_mib", used_memory() / 2**20)
+        record("memory_in_use_mib", used_mib())
         record("torch_peak_mib", torch.cuda.max_memory_allocated() / 2**20)
     record("ten_seconds_extrapolated", extrapolated(call, behind, steps=clip.steps))
     denoisers.close()

@@ -11,9 +11,9 @@ from unittest import mock
 
 import torch
 
+from vexpress_trt.bench.gpu_check.memory import GROWTH_MIB, used_mib
 from vexpress_trt.bench.gpu_check.parts import CheckFailed, Record, Setting
 from vexpress_trt.bench.gpu_check.short_clip import FLOOR_DB, frames_of, likeness, short_request
-from vexpress_trt.bench.gpu_check.waits import GROWTH_MIB, used_memory
 
 if TYPE_CHECKING:
     from vexpress_trt.runtime.request import GenerationRequest
@@ -74,14 +74,14 @@ def _growth(request: "GenerationRequest", folder: Path, record: Record) -> float
 
     speech = write_speech(speech_path(DEMO), LONG_SECONDS, folder / "long.wav")
     generation = generate(replace(request, audio_path=speech))
-    settled = most = 0
+    settled = most = 0.0
     for frame in generation:
         if frame.index == 48:
-            settled = most = used_memory()
+            settled = most = used_mib()
         elif frame.index > 48 and frame.index % 50 == 0:
-            most = max(most, used_memory())
+            most = max(most, used_mib())
     summary = generation.summary
-    growth = (most - settled) / 2**20
+    growth = most - settled
     record(
         "a minute",
         {
@@ -90,7 +90,7 @@ def _growth(request: "GenerationRequest", folder: Path, record: Record) -> float
             "frames_per_second": summary.frames_per_second,
             "memory_growth_mib": growth,
             "torch_peak_mib": torch.cuda.max_memory_allocated() / 2**20,
-            "memory_in_use_mib": most / 2**20,
+            "memory_in_use_mib": most,
         },
     )
     return growth

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from vexpress_trt.bench.gpu_check.memory import GROWTH_MIB, used_mib
 from vexpress_trt.bench.gpu_check.parts import CheckFailed, Record, Setting, Skipped
 from vexpress_trt.bench.gpu_check.short_clip import FLOOR_DB, frames_of, likeness, short_request
 from vexpress_trt.engines.bundle import Bundle
@@ -33,7 +34,6 @@ from vexpress_trt.runtime.cuda.running import wait_for
 EXPORTER = ("torch", "diffusers", "transformers", "onnxscript")
 SECONDS, STEPS = 2.4, 5
 SMALL_SECONDS, SMALL_STEPS = 0.4, 1
-GROWTH_MIB = 8.0  # what the driver may keep for itself from one look to the next
 ROUNDS = 5
 FLOOR = FLOOR_DB["fp16"]  # also in FP32, which TensorRT multiplies with ten bits of mantissa
 
@@ -142,14 +142,6 @@ def enqueued_and_captured(
         return found
     finally:
         device.close()
-
-
-def used_mib() -> float:
-    """MiB of the first GPU in use, by whomever."""
-    gpu = driver(0)
-    with gpu.current():
-        free, total = gpu.mem_get_info()
-    return (total - free) / 2**20
 
 
 def _bundle(folder: Path, setting: Setting, record: Record) -> Bundle:

@@ -12,13 +12,13 @@ import torch
 
 from vexpress_trt.bench.gpu_check.around import NO_DECODER, decoder_on, features_on
 from vexpress_trt.bench.gpu_check.jobs import Clip, Denoisers, device_loop
+from vexpress_trt.bench.gpu_check.memory import GROWTH_MIB, used_mib
 from vexpress_trt.bench.gpu_check.networks import MINI
 from vexpress_trt.bench.gpu_check.parts import CheckFailed, Record, Setting
 from vexpress_trt.engines.driver import Driver
 from vexpress_trt.runtime.windows import WindowPlan
 
 WARM, COUNTED = 90, 200  # calls; the first frames are decoded, and the decoder captured, after 55
-GROWTH_MIB = 8.0  # what the driver may take for itself between two looks
 
 
 def check(setting: Setting, record: Record) -> None:
@@ -39,7 +39,7 @@ def check(setting: Setting, record: Record) -> None:
         pass
     with counted_driver_calls() as driver_calls:
         runtime_calls = profiled(lambda: counted(loop))
-    memory = used_memory()  # after the profiler has taken its own
+    memory = used_mib()  # after the profiler has taken its own
     waits = {name: count for name, count in (driver_calls + runtime_calls).items() if is_wait(name)}
     record("calls_counted", COUNTED)
     record("waits", waits)
@@ -49,9 +49,9 @@ def check(setting: Setting, record: Record) -> None:
     began, done, most = perf_counter(), 0, memory
     for done, _ in enumerate(loop, 1):
         if done % 50 == 0:
-            most = max(most, used_memory())
+            most = max(most, used_mib())
     record("loop_ms_per_call_small", (perf_counter() - began) / max(1, done) * 1e3)
-    growth = (most - memory) / 2**20
+    growth = most - memory
     record("memory_growth_mib", growth)
     record("memory_watched_over_frames", clip.plan.frames)
     if waits:
@@ -74,12 +74,6 @@ def is_wait(name: str) -> bool:
     """Whether a CUDA call of this name lets the host wait for the device."""
     synchronous = name.startswith(("cudaMemcpy", "cuMemcpy", "cudaMemset", "cuMemset")) and "Async" not in name
     return "Synchronize" in name or synchronous
-
-
-def used_memory() -> int:
-    """Bytes of the GPU in use, by whomever."""
-    free, total = torch.cuda.mem_get_info()
-    return total - free
 
 
 def profiled(work: Callable[[], Any]) -> Counter[str]:
