@@ -10,12 +10,13 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.runtime.request import GenerationRequest
+from vexpress_trt.runtime.request_json import field_value
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,7 +41,12 @@ class Job:
         document = json.loads(path.read_text(encoding="utf-8"))
         checkpoints = document["checkpoints"]
         return cls(
-            _request(document["request"]),
+            GenerationRequest(
+                **{
+                    name: None if value is None else field_value(name, value)
+                    for name, value in document["request"].items()
+                }
+            ),
             Path(document["frames_path"]),
             None if checkpoints is None else Path(checkpoints),
         )
@@ -144,13 +150,6 @@ def _written(job: Job, clip: Any) -> Iterator[Callable[["np.ndarray"], None]]:
             raw.write(np.ascontiguousarray(frame).data)
 
         yield write
-
-
-def _request(document: dict[str, Any]) -> GenerationRequest:
-    paths = {spec.name for spec in fields(GenerationRequest) if spec.metadata["kind"] is Path}
-    return GenerationRequest(
-        **{name: Path(value) if name in paths and value is not None else value for name, value in document.items()}
-    )
 
 
 def main(arguments: list[str]) -> int:
