@@ -100,7 +100,9 @@ class GenerationRequest:
     image_height: int | None = _flag(None, "output height, a multiple of 8 (default: the bundle's)", kind=int)
     num_pad_audio_frames: int = _flag(2, "frames of audio context on each side", kind=int)
     save_gpu_memory: bool = _flag(
-        False, "bound memory: keep the clip on disk, load the decoder when the denoiser is freed"
+        False,
+        "bound memory: keep the clip on disk, load the decoder when the denoiser is freed; where a --guidance_interval "
+        "takes two denoisers, both stay loaded",
     )
     gpu_memory: str | None = _flag(
         None, "the most GPU memory to take, for instance 8GB; refused where a clip needs more", metavar="SIZE"
