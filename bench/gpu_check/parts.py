@@ -20,7 +20,7 @@ PARTS: dict[str, tuple[str, float, float]] = {
     "kernels": ("kernels", 150, 120),
     "loop": ("loops", 60, 60),
     "golden": ("golden", 60, 60),
-    "waits": ("waits", 40, 40),
+    "waits": ("waits", 60, 40),
     "generate": ("generate", 90, 60),
     "tensorrt": ("plans", 420, 120),
     "speed": ("speed", 100, 60),

@@ -10,19 +10,26 @@ from typing import Any
 from vexpress_trt.bench.gpu_check.parts import ON_REQUEST, PartResult, Setting, as_document
 from vexpress_trt.bench.machine import describe_machine
 from vexpress_trt.bench.report import number, table
+from vexpress_trt.engines.gpu import gpu_status
 
-_QUERY = "name,driver_version,memory.total,power.limit,clocks.max.sm"
+# What is asked of nvidia-smi: {its name there: ours}
+_ASKED = {
+    "name": "gpu",
+    "driver_version": "driver",
+    "memory.total": "gpu_memory",
+    "power.limit": "power_limit",
+    "clocks.max.sm": "clock",
+}
+# What the report's first line has, each with the words before it.
+_SHOWN = {"gpu": "", "gpu_memory": "", "power_limit": "", "driver": "driver ", "torch_cuda": "CUDA ", "cudnn": "cuDNN "}
 
 
 def describe_gpu() -> dict[str, Any]:
-    """The machine, its GPU, driver and what CUDA packages there are; nothing is imported that would start the GPU."""
-    machine = describe_machine()
-    found: dict[str, Any] = {"gpu": "none", **machine}
-    if tool := shutil.which("nvidia-smi"):
-        asked = [tool, f"--query-gpu={_QUERY}", "--format=csv,noheader"]
-        done = subprocess.run(asked, stdout=subprocess.PIPE, text=True, timeout=30, check=False)
-        values = [value.strip() for value in done.stdout.strip().split("\n")[0].split(",")]
-        found |= dict(zip(("gpu", "driver", "gpu_memory", "power_limit", "clock"), values, strict=False))
+    """The machine, the GPU that the parts run on, driver and what CUDA packages there are; nothing is imported that
+    would start the GPU."""
+    devices = gpu_status().devices
+    name = devices[0].name if devices else "none"
+    found: dict[str, Any] = {"gpu": name, **describe_machine(), **_by_nvidia_smi(name)}
     try:
         import torch
 
@@ -31,6 +38,17 @@ def describe_gpu() -> dict[str, Any]:
     except ImportError:
         pass
     return found
+
+
+def _by_nvidia_smi(name: str) -> dict[str, str]:
+    """What it says of the first GPU of this name: it also lists those that CUDA_VISIBLE_DEVICES hides."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return {}
+    asked = [tool, f"--query-gpu={','.join(_ASKED)}", "--format=csv,noheader"]
+    done = subprocess.run(asked, stdout=subprocess.PIPE, text=True, timeout=30, check=False)
+    rows = [[value.strip() for value in line.split(",")] for line in done.stdout.splitlines()]
+    return next((dict(zip(_ASKED.values(), row, strict=False)) for row in rows if row[0] == name), {})
 
 
 def write_results(results: list[PartResult], machine: dict[str, Any], setting: Setting, folder: Path) -> Path:
@@ -50,7 +68,7 @@ def file_name(gpu: str) -> str:
 
 def as_markdown(results: list[PartResult], machine: dict[str, Any], setting: Setting) -> str:
     """One table of parts, and below it what each of them found."""
-    about = [str(machine.get(key)) for key in ("gpu", "driver", "torch_cuda", "cudnn") if machine.get(key) is not None]
+    about = [f"{words}{machine[key]}" for key, words in _SHOWN.items() if machine.get(key) is not None]
     names = {result.name for result in results}
     torch_version = machine.get("packages", {}).get("torch", "none")
     lines = [

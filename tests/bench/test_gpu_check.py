@@ -1,8 +1,10 @@
 """The GPU check where there is no GPU: parts run on the CPU in the smallest sizes; its arithmetic and report hold."""
 
 import json
+import os
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,21 +15,25 @@ pytest.importorskip("torch", reason="needs the export extra")
 
 from vexpress_trt.bench.gpu_check import __main__ as command
 from vexpress_trt.bench.gpu_check import parts as parts_module
+from vexpress_trt.bench.gpu_check import report
 from vexpress_trt.bench.gpu_check.clip import extrapolated
 from vexpress_trt.bench.gpu_check.kernels import TESTS, outcomes
 from vexpress_trt.bench.gpu_check.loops import faults, largest
 from vexpress_trt.bench.gpu_check.networks import MINI
 from vexpress_trt.bench.gpu_check.parts import PartResult, Setting, run_part
-from vexpress_trt.bench.gpu_check.report import as_markdown, file_name, shown
+from vexpress_trt.bench.gpu_check.report import as_markdown, describe_gpu, file_name, shown, write_results
 from vexpress_trt.bench.gpu_check.shapes import count_bytes, count_flop
 from vexpress_trt.bench.gpu_check.speed import attends, figures, passes
 from vexpress_trt.bench.gpu_check.waits import counted_driver_calls, is_wait
 from vexpress_trt.engines.driver import Driver
-from vexpress_trt.engines.gpu import gpu_status
+from vexpress_trt.engines.gpu import Gpu, GpuStatus, gpu_status
 from vexpress_trt.runtime.cuda.gpu import GpuBuffer, GpuDevice
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-MACHINE = {"gpu": "Some GPU", "driver": "1.2", "python": "3.12", "cores": 8, "cpu": "Some CPU", "packages": {}}
+MACHINE = {
+    "gpu": "Some GPU", "gpu_memory": "9 MiB", "driver": "1.2", "python": "3.12", "cores": 8, "cpu": "Some CPU",
+    "packages": {},
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -173,12 +179,33 @@ def test_the_report_says_machine_outcomes_and_findings() -> None:
         PartResult("clip", 1.0, "Traceback\nValueError: no"),
     ]
     text = as_markdown(results, MACHINE, Setting(ROOT, "cuda"))
-    assert text.startswith("GPU Some GPU, 1.2; torch none; Python 3.12; 8 cores of Some CPU\n")
+    assert text.startswith("GPU Some GPU, 9 MiB, driver 1.2; torch none; Python 3.12; 8 cores of Some CPU\n")
     assert "| speed | passed | 12.3 |" in text
     assert "| exact captured, fp16 | ms 100.0, share_of_ceiling 0.5000 |" in text
     assert "```\nTraceback\nValueError: no\n```" in text
     assert shown(["a", 1]) == "a<br>1"
     assert file_name("NVIDIA GeForce RTX 4090") == "geforce_rtx_4090" and file_name("NVIDIA H200") == "h200"
+
+
+def test_the_report_names_the_card_that_runs_whatever_else_the_machine_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "nvidia-smi"
+    rows = (
+        "NVIDIA H200, 580.1, 143771 MiB, 700 W, 1980 MHz",
+        "NVIDIA H100 80GB HBM3, 580.1, 81559 MiB, 650 W, 1980 MHz",
+    )
+    tool.write_text("\n".join(["#!/bin/sh", *(f"echo '{row}'" for row in rows)]))
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    card = GpuStatus("13.0", (Gpu(0, "NVIDIA H100 80GB HBM3", 79 << 30, (9, 0)),), "")
+    monkeypatch.setattr(report, "gpu_status", lambda: card)
+    machine = describe_gpu()
+    written = write_results([], machine, Setting(ROOT, "cuda"), tmp_path)
+    assert written.name == "check_h100_80gb_hbm3.md"
+    assert written.read_text().startswith("GPU NVIDIA H100 80GB HBM3, 81559 MiB, 650 W, driver 580.1")
+    monkeypatch.setattr(report, "gpu_status", lambda: replace(card, devices=(replace(card.devices[0], name="X"),)))
+    assert describe_gpu()["gpu"] == "X" and "power_limit" not in describe_gpu()
 
 
 def test_the_report_says_what_was_not_run_and_why() -> None:
