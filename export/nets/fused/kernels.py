@@ -3,8 +3,8 @@
 Arguments and results are those of `operations`. Nothing is tuned at run time, which would upset the capture of a CUDA
 graph: the first call of each shape compiles, the next ones only launch, on the tensors' device and torch's current
 stream. Block sizes were chosen for 16-bit rows by two aims: 48 KB of loads in flight on every multiprocessor, of which
-an H100's memory needs about 20 (3.35 TB/s times 0.7 us, over 132), with the registers that this leaves each thread; and
-at least 960 programs at each level of a denoiser call on 24 guided frames of 64x64 latents.
+an H100's memory needs about 20 (3.35 TB/s times 0.7 us, over 132) and an H200's 25, with the registers that this leaves
+each thread; and at least 960 programs at each level of a denoiser call on 24 guided frames of 64x64 latents.
 """
 
 import torch
