@@ -18,7 +18,8 @@ _INSTALL = {
     TENSORRT: "pip install tensorrt-cu13",
     RTX: "pip install tensorrt_rtx_cu13_bindings tensorrt_rtx_cu13_libs",
 }
-SMALLEST = (10, 14)  # of full TensorRT: the first with IAttention as an attention that the builder may take apart
+SMALLEST = (10, 12)  # of full TensorRT: what this was written for; older ones were not looked at
+_WITH_ATTENTION = (10, 14)  # of full TensorRT: the first whose parser and networks have attention as one thing
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,11 @@ class TensorRt:
     @property
     def is_rtx(self) -> bool:
         return self.backend == RTX
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether its parser knows the operator `Attention`."""
+        return self.is_rtx or _release(self.version) >= _WITH_ATTENTION
 
     @property
     def cuda_major(self) -> int:
@@ -54,8 +60,8 @@ def load_tensorrt(backend: str) -> TensorRt:
         reason = problems[-1] if problems else "it is not installed"
         raise UserError(f"{backend} cannot be imported ({reason}): install it with `{_INSTALL[backend]}`")
     version = str(module.__version__)
-    if backend == TENSORRT and tuple(int(part) for part in version.split(".")[:2]) < SMALLEST:
-        raise UserError(f"tensorrt {version} is too old: install 10.14 or newer with `{_INSTALL[backend]}`")
+    if backend == TENSORRT and _release(version) < SMALLEST:
+        raise UserError(f"tensorrt {version} is too old: install 10.12 or newer with `{_INSTALL[backend]}`")
     return TensorRt(backend, module, version)
 
 
@@ -68,6 +74,11 @@ def compute_capability(trt: ModuleType, target: str) -> Any:
             "H200: sm90) use --backend tensorrt on the machine that has one"
         )
     return found
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """Major and minor number."""
+    return tuple(int(part) for part in version.split(".")[:2])
 
 
 def _attempt(name: str, problems: list[str] | None = None) -> ModuleType | None:

@@ -20,10 +20,19 @@ def parsed(tensorrt: TensorRt, builder: Any, log: Any, spec: GraphSpec, path: Pa
     trt = tensorrt.module
     network = builder.create_network(_flags(tensorrt))
     parser = trt.OnnxParser(network, log)
-    if not parser.parse_from_file(str(path)):
+    if not _read(tensorrt, parser, path):
         raise UserError(f"{tensorrt.backend} {tensorrt.version} cannot read {spec.name}, {path}: {_first(parser)}")
     check_bindings(trt, network, spec)
     return network
+
+
+def _read(tensorrt: TensorRt, parser: Any, path: Path) -> bool:
+    """Whether the parser took the graph; a rewritten one finds its weights beside the original."""
+    if tensorrt.has_attention:
+        return parser.parse_from_file(str(path))
+    from vexpress_trt.engines.trt.older_parsers import for_older_parsers
+
+    return parser.parse(for_older_parsers(path), str(path))
 
 
 def _flags(tensorrt: TensorRt) -> int:

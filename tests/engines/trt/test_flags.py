@@ -50,6 +50,30 @@ def refusal(capsys: pytest.CaptureFixture, *command: str) -> str:
         ("--target sm89 --image_width 0", "--image_width 0: must be a multiple of 8 from 64 to 2048"),
         ("--target sm89 --image_height 2056", "--image_height 2056: must be a multiple of 8 from 64 to 2048"),
         ("--target sm89 --context_frames 0", "--context_frames 0: this model takes 1 to 32"),
+        ("--profile dynamic --image_width 512-256", "--image_width 512-256: MIN must not be above BEST"),
+        (
+            "--profile dynamic --image_width 64-512-256",
+            "--image_width 64-512-256: MIN must not be above BEST, nor BEST",
+        ),
+        ("--profile dynamic --image_width 64-100", "--image_width 64-100: must be a multiple of 8 from 64 to 2048"),
+        ("--profile dynamic --image_height 0-64", "--image_height 0-64: must be a multiple of 8 from 64 to 2048"),
+        ("--profile dynamic --image_height 64-4096", "--image_height 64-4096: must be a multiple of 8 from 64 to 2048"),
+        ("--profile dynamic --context_frames 4-33", "--context_frames 4-33: this model takes 1 to 32"),
+        ("--profile dynamic --window_batch 0-4", "--window_batch 0-4: must be from 1 to 64"),
+        ("--image_width 64-128", "--image_width 64-128: a range needs --profile dynamic; a static one has one size"),
+        ("--window_batch 1-4", "--window_batch 1-4: a range needs --profile dynamic; a static one has one size (must"),
+        ("--audio_seconds 0.01-8", "--audio_seconds 0.01-8: must be from 0.05 to 60"),
+        ("--audio_seconds 61", "--audio_seconds 61: must be from 0.05 to 60"),
+        ("--audio_seconds 8-8", "--audio_seconds 8-8: speech has no fixed length, MAX must be more than MIN"),
+        (
+            "--audio_seconds long",
+            "--audio_seconds: 'long': seconds from 0.05 to 60, or a range as MIN-MAX or MIN-BEST-",
+        ),
+        ("--image_width wide", "--image_width: 'wide': a multiple of 8 from 64 to 2048, or a range as MIN-MAX or MIN-"),
+        ("--image_width 64-", "--image_width: '64-': a multiple of 8 from 64 to 2048, or a range"),
+        ("--image_height 64.5", "--image_height: '64.5': a multiple of 8 from 64 to 2048, or a range"),
+        ("--context_frames -4", "--context_frames: '-4': a number from 1 to the model's longest window, or a range"),
+        ("--window_batch 1-2-3-4", "--window_batch: '1-2-3-4': a number from 1 to 64, or a range"),
         ("--target sm89 --gpu 0", "--gpu builds for that GPU, --target ahead of time for others: leave one out"),
         ("--target sm89 --context_frames 99", "--context_frames 99: this model takes 1 to 32"),
         ("--target sm89 --precision bf16", "in fp32 only; add it with `vexpress export"),
@@ -59,6 +83,12 @@ def refusal(capsys: pytest.CaptureFixture, *command: str) -> str:
 def test_what_rtx_cannot_do_is_refused(rtx: TensorRt, bundle: Bundle, flags: str, said: str, capsys) -> None:
     assert said in refusal(capsys, str(bundle.root), *flags.split())
     assert not (bundle.root / "engines").exists()
+
+
+@pytest.mark.parametrize("flags", ["--profile dynamic --image_width 512-256", "--window_batch 65"])
+def test_sizes_are_refused_before_tensorrt_is_imported(bundle: Bundle, flags: str, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(build, "load_tensorrt", lambda backend: pytest.fail("it was imported"))
+    assert refusal(capsys, str(bundle.root), *flags.split()).startswith("vexpress: error: --")
 
 
 def test_without_a_gpu_a_target_is_asked_for(rtx: TensorRt, bundle: Bundle, monkeypatch, capsys) -> None:
@@ -94,10 +124,10 @@ def test_the_same_timings_would_make_the_same_engine_again(tmp_path: Path) -> No
         build.check_builds(TensorRt(TENSORRT, SimpleNamespace(), "11.4"), settings)
 
 
-@pytest.mark.parametrize("version", ["8.6.1", "10.13.3.9"])
+@pytest.mark.parametrize("version", ["8.6.1", "10.11.0.33"])
 def test_an_old_tensorrt_is_refused_with_the_command_that_updates_it(version: str, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__=version))
-    with pytest.raises(UserError, match=f"tensorrt {version} is too old: install 10.14 or newer with `pip install"):
+    with pytest.raises(UserError, match=f"tensorrt {version} is too old: install 10.12 or newer with `pip install"):
         load_tensorrt(TENSORRT)
 
 
