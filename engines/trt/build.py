@@ -91,10 +91,10 @@ def build_engines(
     building the same engine waits for it and takes what it made.
     """
     bundle = Bundle.open(settings.bundle)
+    settings.profile.check(bundle.manifest.model)
     tensorrt = load_tensorrt(settings.backend)
     check_options(tensorrt, settings.options)
     check_builds(tensorrt, settings)
-    settings.profile.check(bundle.manifest.model)
     targets, gpu = _place(tensorrt, settings)
     precision = settings.precision or next((p for p in FASTEST_FIRST if p in bundle.precisions), bundle.precisions[0])
     wanted = []

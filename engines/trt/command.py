@@ -7,7 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
+from vexpress_trt.engines.trt.size_flags import SIZE_FLAGS, Range, SizeFlag
+
 BACKENDS = ("tensorrt", "tensorrt-rtx")
+_SIZES = {
+    "w": "pixels (default: the bundle's)",
+    "h": "pixels (default: the bundle's)",
+    "F": "frames per window (default: the bundle's)",
+    "B": "windows per call (default 1)",
+    "S": "speech that is heard at once, a range in either profile (default 60, the longest)",
+}
 AddCommand = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
 
 
@@ -22,11 +31,17 @@ def add_commands(add: AddCommand) -> None:
         "--gpu", "--gpu_id", dest="gpu_id", type=int, metavar="N", help="the GPU to build on and for (default 0)"
     )
     parser.add_argument("--graphs", nargs="+", metavar="GRAPH", help="only these")
-    parser.add_argument("--profile", choices=("static", "dynamic"), default="static", help="one size, or a range")
-    parser.add_argument("--image_width", type=int, help="default: the bundle's")
-    parser.add_argument("--image_height", type=int, help="default: the bundle's")
-    parser.add_argument("--context_frames", type=int, help="frames per window (default: the bundle's)")
-    parser.add_argument("--window_batch", type=int, default=1, help="windows per call")
+    parser.add_argument(
+        "--profile",
+        choices=("static", "dynamic"),
+        default="static",
+        help="one size, or ranges: SIZES are then MIN-MAX, MIN-BEST-MAX, or MAX alone (half to all of it; 1 to all "
+        "windows)",
+    )
+    for symbol, about in _SIZES.items():
+        flag = SIZE_FLAGS[symbol]
+        parser.add_argument(f"--{flag.name}", type=_reader(flag), metavar="SIZES", help=about)
+    parser.set_defaults(window_batch=1)
     parser.add_argument(
         "--workspace", type=_gibibytes, metavar="GIB", help="scratch (default 8, or what the GPU has free)"
     )
@@ -62,9 +77,7 @@ def _build(args: argparse.Namespace) -> int:
         precision=args.precision,
         graphs=tuple(args.graphs) if args.graphs else None,
         gpu_id=args.gpu_id,
-        profile=ProfileSettings(
-            args.profile, args.image_width, args.image_height, args.context_frames, args.window_batch
-        ),
+        profile=ProfileSettings(args.profile, **{flag.name: getattr(args, flag.name) for flag in SIZE_FLAGS.values()}),
         options=BuildOptions(
             args.target or (),
             args.workspace,
@@ -133,6 +146,16 @@ def _targets(text: str) -> tuple[str, ...]:
     if not chosen or not all(part.startswith("sm") and part[2:].isdecimal() for part in chosen):
         raise argparse.ArgumentTypeError(f"{text!r}: compute capabilities such as sm89,sm120")
     return chosen
+
+
+def _reader(flag: SizeFlag) -> Callable[[str], float | Range]:
+    def read(text: str) -> float | Range:
+        try:
+            return flag.parse(text)
+        except ValueError as problem:
+            raise argparse.ArgumentTypeError(str(problem)) from None
+
+    return read
 
 
 def _gibibytes(text: str) -> int:

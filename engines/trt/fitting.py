@@ -84,18 +84,12 @@ def fitting_plans(
             _, reason, stored = nearest
             there = f" ({stored.plan.relative_to(bundle.root)}: {reason})"
             options = stored.sidecar.key.options
-        remedy = _other_speech(spec, bundle, sizes) or build_command(bundle, here, spec.precision, sizes, options)
+        remedy = build_command(bundle, here, spec, sizes, options)
         raise UserError(
             f"{bundle.root} has no {here.tensorrt.backend} engine of {spec.name} in {spec.precision} that runs here"
             f"{there}: {remedy}"
         )
-    return sorted(
-        found,
-        key=lambda pair: (
-            sum(own.smallest != own.largest for own in pair[1].ranges.values()),
-            not here.native(pair[0].sidecar.key),
-        ),
-    )
+    return sorted(found, key=lambda pair: (pair[1].spread, not here.native(pair[0].sidecar.key)))
 
 
 def planned_precision(bundle: Bundle, here: Here, wanted: str | None = None, clip: ClipSizes | None = None) -> str:
@@ -122,35 +116,31 @@ def planned_precision(bundle: Bundle, here: Here, wanted: str | None = None, cli
 
 
 def build_command(
-    bundle: Bundle,
-    here: Here,
-    precision: str,
-    sizes: Mapping[str, int] = _ANY,
-    options: tuple[str, ...] = (),
-    *,
-    force: bool = False,
+    bundle: Bundle, here: Here, spec: GraphSpec, sizes: Mapping[str, int] = _ANY, options: tuple[str, ...] = ()
 ) -> str:
-    """What to do where an engine for these sizes is missing, or `force` where it is there and damaged."""
-    command = ["vexpress", "build", str(bundle.root), "--backend", here.tensorrt.backend, "--precision", precision]
-    command += SizeWords(bundle.manifest.model).flags(sizes)
-    command += [word for option in options for word in f"--{option}".split("=")]
-    command += ["--gpu_id", str(here.gpu)] if here.gpu else []
-    command += ["--force"] if force else []
-    return f"build with `{shlex.join(command)}`"
+    """What to do where an engine of a graph for these sizes is missing."""
+    words = SizeWords(bundle.manifest.model)
+    settings = words.settings_for(spec, sizes)
+    if settings is None:
+        return _other_speech(spec, bundle, sizes) or "no build takes these sizes; use another --backend"
+    return _command(bundle, here, spec.precision, words.flags(settings), options)
 
 
 def rebuild_command(bundle: Bundle, here: Here, stored: StoredEngine) -> str:
     """What to do about an engine that is there and damaged."""
-    key = stored.sidecar.key
+    key, words = stored.sidecar.key, SizeWords(bundle.manifest.model)
     options = key.options
     if here.tensorrt.is_rtx and key.targets != (here.target,):
         here, options = replace(here, gpu=0), (f"target={','.join(key.targets)}", *options)
-    ranges = Profile.parse(key.profile).ranges
-    sizes = {symbol: own.largest for symbol, own in ranges.items()}
-    image = [ranges[symbol] for symbol in ("h", "w", "F") if symbol in ranges]
-    if any(own.smallest != own.largest for own in image):
-        options = ("profile=dynamic", *options)
-    return build_command(bundle, here, key.precision, sizes, options, force=True)
+    settings = words.settings_of(key.graph, Profile.parse(key.profile))
+    return _command(bundle, here, key.precision, words.flags(settings), options, "--force")
+
+
+def _command(bundle: Bundle, here: Here, precision: str, flags: list[str], options: tuple[str, ...], *more: str) -> str:
+    command = ["vexpress", "build", str(bundle.root), "--backend", here.tensorrt.backend, "--precision", precision]
+    command += flags + [word for option in options for word in f"--{option}".split("=")]
+    command += ["--gpu_id", str(here.gpu)] if here.gpu else []
+    return f"build with `{shlex.join([*command, *more])}`"
 
 
 def _other_speech(spec: GraphSpec, bundle: Bundle, sizes: Mapping[str, int]) -> str:

@@ -3,32 +3,25 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Literal
 
 from vexpress_trt.engines.call_sizes import CHUNK, WHOLE_AUDIO_SECONDS, frames_per_call
 from vexpress_trt.engines.dims import evaluate, symbols
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.manifest import GraphSpec, ModelConfig
+from vexpress_trt.engines.trt.size_flags import (
+    MAX_SIDE,
+    MAX_WINDOW_BATCH,
+    MIN_SIDE,
+    SHORTEST_AUDIO_SECONDS,
+    SIZE_FLAGS,
+    Range,
+)
 
 Kind = Literal["static", "dynamic"]
 
 _RANGE = re.compile(r"([A-Za-z]+)(\d+(?:-\d+-\d+)?)")
-TYPICAL_AUDIO_SECONDS = 8
-MIN_SIDE, MAX_SIDE = 64, 2048  # pixels of an image that a request may ask for
-MAX_WINDOW_BATCH = 64
-
-
-@dataclass(frozen=True)
-class Range:
-    """Sizes of a symbol: the smallest, the one to optimise for, the largest."""
-
-    smallest: int
-    best: int
-    largest: int
-
-    @classmethod
-    def fixed(cls, size: int) -> "Range":
-        return cls(size, size, size)
 
 
 @dataclass(frozen=True)
@@ -63,70 +56,112 @@ class Profile:
         """The profile of its largest sizes alone."""
         return Profile(self.name, {symbol: Range.fixed(own.largest) for symbol, own in self.ranges.items()})
 
+    @property
+    def spread(self) -> float:
+        """How far the sizes range: 1 where all are fixed, 2 where one of them may double."""
+        return prod(own.largest / own.smallest for own in self.ranges.values())
+
     def takes(self, sizes: Mapping[str, int]) -> bool:
         """Whether an engine of this profile runs with symbols of these sizes."""
-        return all(
-            symbol in sizes and own.smallest <= sizes[symbol] <= own.largest for symbol, own in self.ranges.items()
-        )
+        return all(symbol in sizes and own.takes(sizes[symbol]) for symbol, own in self.ranges.items())
 
     def size(self, dimension: int | str) -> int | None:
         """The only size that a dimension has in this profile; None where it has a range."""
         used = {} if isinstance(dimension, int) else {symbol: self.ranges[symbol] for symbol in symbols(dimension)}
-        if any(sizes.smallest != sizes.largest for sizes in used.values()):
+        if not all(sizes.is_fixed for sizes in used.values()):
             return None
         return evaluate(dimension, {symbol: sizes.best for symbol, sizes in used.items()})
 
 
 @dataclass(frozen=True)
 class ProfileSettings:
-    """What the engines of a bundle shall take; None is the bundle's default.
+    """What the engines of a bundle shall take, in pixels, frames, windows and seconds; None is the bundle's default.
 
-    A static profile has one size for everything but the length of the audio; a dynamic one takes images and windows
-    from half the default size up to it, and up to `window_batch` windows per call.
+    A static profile has one size for everything but the length of the audio. A dynamic one has ranges; a single number
+    in it stands for images and windows from half of it up to it, and for 1 to `window_batch` windows per call. Of
+    `audio_seconds` a single number is the longest, in both.
     """
 
     kind: Kind = "static"
-    image_width: int | None = None
-    image_height: int | None = None
-    context_frames: int | None = None
-    window_batch: int = 1
+    image_width: int | Range[int] | None = None
+    image_height: int | Range[int] | None = None
+    context_frames: int | Range[int] | None = None
+    window_batch: int | Range[int] = 1
+    audio_seconds: float | Range[float] | None = None
 
     def check(self, model: ModelConfig) -> None:
         """Refuse sizes that no `vexpress generate` asks for. Raises UserError that names the flag and its bounds."""
-        factor = model.vae_scale_factor
-        for flag, side in (("image_width", self.image_width), ("image_height", self.image_height)):
-            if side is not None and (side % factor or not MIN_SIDE <= side <= MAX_SIDE):
-                raise UserError(f"--{flag} {side}: must be a multiple of {factor} from {MIN_SIDE} to {MAX_SIDE}.")
-        if self.context_frames is not None and not 1 <= self.context_frames <= model.max_context_frames:
-            raise UserError(
-                f"--context_frames {self.context_frames}: this model takes 1 to {model.max_context_frames}."
-            )
-        if not 1 <= self.window_batch <= MAX_WINDOW_BATCH:
-            raise UserError(f"--window_batch {self.window_batch}: must be from 1 to {MAX_WINDOW_BATCH}.")
+        if problem := self.problem(model):
+            raise UserError(problem)
+
+    def problem(self, model: ModelConfig) -> str:
+        """Why no engine can be built for this, with the flag and its bounds, or ""."""
+        factor, longest = model.vae_scale_factor, model.max_context_frames
+        side = f"must be a multiple of {factor} from {MIN_SIDE} to {MAX_SIDE}"
+        seconds = f"must be from {SHORTEST_AUDIO_SECONDS:g} to {WHOLE_AUDIO_SECONDS:g}"
+        bounds = {
+            "w": (MIN_SIDE, MAX_SIDE, factor, side),
+            "h": (MIN_SIDE, MAX_SIDE, factor, side),
+            "F": (1, longest, 1, f"this model takes 1 to {longest}"),
+            "B": (1, MAX_WINDOW_BATCH, 1, f"must be from 1 to {MAX_WINDOW_BATCH}"),
+            "S": (SHORTEST_AUDIO_SECONDS, WHOLE_AUDIO_SECONDS, None, seconds),
+        }
+        problems = (self._problem(symbol, *within) for symbol, within in bounds.items())
+        return next(filter(None, problems), "")
+
+    def _problem(self, symbol: str, low: float, high: float, step: int | None, bounds: str) -> str:
+        flag = SIZE_FLAGS[symbol]
+        value = getattr(self, flag.name)
+        if value is None:
+            return ""
+        said = f"--{flag.name} {flag.text(value)}"
+        own = value if isinstance(value, Range) else Range.fixed(value)
+        if not all(low <= size <= high and (step is None or size % step == 0) for size in own.parts):
+            return f"{said}: {bounds}."
+        if not own.smallest <= own.best <= own.largest:
+            return f"{said}: MIN must not be above BEST, nor BEST above MAX ({bounds})."
+        if symbol == "S" and self._seconds.is_fixed:
+            return f"{said}: speech has no fixed length, MAX must be more than MIN ({bounds})."
+        if symbol != "S" and isinstance(value, Range) and self.kind == "static":
+            return f"{said}: a range needs --profile dynamic; a static one has one size ({bounds})."
+        return ""
 
     def of(self, spec: GraphSpec, model: ModelConfig) -> Profile:
         """The profile of one graph."""
-        width = model.image_width if self.image_width is None else self.image_width
-        height = model.image_height if self.image_height is None else self.image_height
-        frames = model.context_frames if self.context_frames is None else self.context_frames
-        factor, rate = model.vae_scale_factor, model.audio_sample_rate
-        audio = Range(rate // 20, TYPICAL_AUDIO_SECONDS * rate, int(WHOLE_AUDIO_SECONDS * rate))
-        chunk = frames_per_call(spec.name)
-        sizes = {"h": height // factor, "w": width // factor, "F": frames, "B": self.window_batch, "N": chunk}
-        ranges = {symbol: Range.fixed(size) for symbol, size in sizes.items()}
-        if self.kind == "dynamic":
-            for symbol in ("h", "w", "F"):
-                ranges[symbol] = Range(max(1, sizes[symbol] // 2), sizes[symbol], sizes[symbol])
-            ranges["B"] = Range(1, 1, self.window_batch)
-            ranges["N"] = Range(1, chunk, CHUNK)
-        ranges["S"] = audio
+        ranges = self.ranges(spec.name, model)
         named = (d for tensor in spec.inputs for d in tensor.shape if isinstance(d, str))
         used = set().union(*map(symbols, named))
         own = {symbol: ranges[symbol] for symbol in sorted(used)}
         name = "_".join(f"{symbol}{_text(sizes)}" for symbol, sizes in own.items()) or "fixed"
         return Profile(name, own)
 
+    def ranges(self, graph: str, model: ModelConfig) -> dict[str, Range[int]]:
+        """The sizes of every symbol, of those that the graph does not have as well."""
+        factor, rate, chunk = model.vae_scale_factor, model.audio_sample_rate, frames_per_call(graph)
+        return {
+            "w": self._range(model.image_width if self.image_width is None else self.image_width, factor),
+            "h": self._range(model.image_height if self.image_height is None else self.image_height, factor),
+            "F": self._range(model.context_frames if self.context_frames is None else self.context_frames),
+            "B": self._range(self.window_batch, from_one=True),
+            "N": Range.fixed(chunk) if self.kind == "static" else Range(1, chunk, CHUNK),
+            "S": Range(*(round(seconds * rate) for seconds in self._seconds.parts)),
+        }
 
-def _text(sizes: Range) -> str:
-    same = sizes.smallest == sizes.largest
-    return str(sizes.best) if same else f"{sizes.smallest}-{sizes.best}-{sizes.largest}"
+    def _range(self, value: int | Range[int], unit: int = 1, *, from_one: bool = False) -> Range[int]:
+        if isinstance(value, Range):
+            return Range(*(size // unit for size in value.parts))
+        size = value // unit
+        if self.kind == "static":
+            return Range.fixed(size)
+        return Range(1, 1, size) if from_one else Range(max(1, size // 2), size, size)
+
+    @property
+    def _seconds(self) -> Range[float]:
+        value = WHOLE_AUDIO_SECONDS if self.audio_seconds is None else self.audio_seconds
+        if isinstance(value, Range):
+            return value
+        return Range(SHORTEST_AUDIO_SECONDS, SIZE_FLAGS["S"].usual(SHORTEST_AUDIO_SECONDS, value), value)
+
+
+def _text(sizes: Range[int]) -> str:
+    return str(sizes.best) if sizes.is_fixed else "-".join(map(str, sizes.parts))

@@ -1,12 +1,11 @@
 """Sizes that engines were built for and sizes that are wanted, in the words of `vexpress build`'s flags."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from vexpress_trt.engines.manifest import ModelConfig
-from vexpress_trt.engines.trt.profile import Profile, Range
-
-_FLAGS = {"w": "--image_width", "h": "--image_height", "F": "--context_frames", "B": "--window_batch"}
+from vexpress_trt.engines.manifest import GraphSpec, ModelConfig
+from vexpress_trt.engines.trt.profile import MIN_SIDE, Profile, ProfileSettings
+from vexpress_trt.engines.trt.size_flags import SIZE_FLAGS, Range
 
 
 @dataclass(frozen=True)
@@ -21,34 +20,61 @@ class SizeWords:
         named = [self._difference(symbol, profile.ranges[symbol], sizes[symbol]) for symbol in others]
         return f"it is for {' and '.join(named)}" if named else ""
 
-    def flags(self, sizes: Mapping[str, int]) -> list[str]:
-        """What a build for these sizes is given, where they are not the bundle's own."""
-        model = self.model
-        usual = {
-            "w": model.image_width // model.vae_scale_factor,
-            "h": model.image_height // model.vae_scale_factor,
-            "F": model.context_frames,
-            "B": 1,
-        }
-        others = [symbol for symbol in _FLAGS if sizes.get(symbol, usual[symbol]) != usual[symbol]]
-        return [word for symbol in others for word in (_FLAGS[symbol], str(sizes[symbol] * self._unit(symbol)))]
+    def settings_for(self, spec: GraphSpec, sizes: Mapping[str, int]) -> ProfileSettings | None:
+        """What a build is told whose engine of this graph runs with symbols of these sizes; None where none does.
 
-    def _difference(self, symbol: str, own: Range, wanted: int) -> str:
+        A static one where that will do: it is faster. Sizes of other graphs' symbols are told as well.
+        """
+        told = {}
+        for symbol in (SIZE_FLAGS.keys() & sizes.keys()) - {"S"}:
+            name, size = SIZE_FLAGS[symbol].name, sizes[symbol] * self._unit(symbol)
+            if size != getattr(self.model, name, 1):
+                told[name] = max(size, MIN_SIDE) if symbol in ("h", "w") else size
+        for settings in (ProfileSettings("static", **told), ProfileSettings("dynamic", **told)):
+            if not settings.problem(self.model) and not outside(settings.of(spec, self.model), sizes):
+                return settings
+        return None
+
+    def settings_of(self, graph: str, profile: Profile) -> ProfileSettings:
+        """What a build was told that made this profile of a graph, as far as the profile tells: it makes it again."""
+        ranges = profile.ranges
+        ranged = any(not own.is_fixed for symbol, own in ranges.items() if symbol != "S")
+        settings = ProfileSettings("dynamic" if ranged else "static")
+        for symbol in SIZE_FLAGS.keys() & ranges.keys():
+            flag, unit = SIZE_FLAGS[symbol], self._unit(symbol)
+            told = Range(*(size * unit for size in ranges[symbol].parts))
+            for value in (getattr(settings, flag.name), told.largest, told):
+                settings = replace(settings, **{flag.name: value})
+                if settings.ranges(graph, self.model)[symbol] == ranges[symbol]:
+                    break
+        return settings
+
+    def flags(self, settings: ProfileSettings) -> list[str]:
+        """The words of a command that builds this, without what is the default."""
+        words = ["--profile", settings.kind] if settings.kind != "static" else []
+        usual = ProfileSettings()
+        for flag in SIZE_FLAGS.values():
+            value = getattr(settings, flag.name)
+            if value != getattr(usual, flag.name):
+                words += [f"--{flag.name}", flag.text(value)]
+        return words
+
+    def _difference(self, symbol: str, own: Range[int], wanted: int) -> str:
         if symbol == "S":
             rate = self.model.audio_sample_rate
             return f"{own.smallest / rate:g} to {own.largest / rate:g} s of speech at once, not {wanted / rate:g}"
         unit = self._unit(symbol)
         ends = dict.fromkeys(str(size * unit) for size in (own.smallest, own.largest))
-        return f"{_FLAGS.get(symbol, symbol)} {' to '.join(ends)}, not {wanted * unit}"
+        name = f"--{SIZE_FLAGS[symbol].name}" if symbol in SIZE_FLAGS else symbol
+        return f"{name} {' to '.join(ends)}, not {wanted * unit}"
 
-    def _unit(self, symbol: str) -> int:
+    def _unit(self, symbol: str) -> float:
+        """What a flag counts, for one of the symbol."""
+        if symbol == "S":
+            return 1 / self.model.audio_sample_rate
         return self.model.vae_scale_factor if symbol in ("h", "w") else 1
 
 
 def outside(profile: Profile, sizes: Mapping[str, int]) -> list[str]:
     """The symbols whose sizes an engine of this profile does not take; those without a size are passed over."""
-    return [
-        symbol
-        for symbol, own in profile.ranges.items()
-        if symbol in sizes and not own.smallest <= sizes[symbol] <= own.largest
-    ]
+    return [symbol for symbol, own in profile.ranges.items() if symbol in sizes and not own.takes(sizes[symbol])]

@@ -144,8 +144,11 @@ def test_a_single_engine_is_loaded_at_once_and_other_sizes_name_the_command(bund
     with load(bundle, flavoured) as engine:
         assert fake_tensorrt.Runtime.deserialised == ["vae_decoder"]
         engine.prepare(N=1, h=3, w=5)
-        with pytest.raises(UserError, match="N1_h3_w5.plan: it is for N 1, not 2.: build with `vexpress"):
-            engine.run(**example(count=2).inputs)
+        said = "N1_h3_w5.plan: it is for N 1, not 2 and --image_height 24, not 32.: build with `vexpress .*--profile d"
+        with pytest.raises(UserError, match=said):
+            engine.run(**example(count=2, height=4).inputs)
+        with pytest.raises(UserError, match="it is for N 1, not 9.: no build takes these sizes; use another --backend"):
+            engine.run(**example(count=9).inputs)
 
 
 def test_an_engine_that_was_built_since_is_loaded_once(bundle, flavoured, gpu, example) -> None:

@@ -15,6 +15,7 @@ from vexpress_trt.engines.selection import choose_engines
 from vexpress_trt.engines.trt.fitting import Here, fitting_plans, rebuild_command
 from vexpress_trt.engines.trt.flavour import RTX, TENSORRT, TensorRt
 from vexpress_trt.engines.trt.profile import ProfileSettings
+from vexpress_trt.engines.trt.size_flags import Range
 from vexpress_trt.engines.trt.store import EngineStore
 
 FULL = TensorRt(TENSORRT, fake_tensorrt, "11.4")
@@ -64,6 +65,32 @@ def test_a_range_is_told_by_its_ends(bundle: Bundle, command: str) -> None:
     store_plan(bundle, FULL, "vae_decoder", settings=ProfileSettings("dynamic"))
     with pytest.raises(UserError, match="it is for --image_width 32 to 64, not 120"):
         choose_engines(bundle, backend=TENSORRT, clip=WIDER)
+
+
+def test_a_clip_within_an_engine_s_range_is_taken_and_one_outside_of_it_is_not(bundle: Bundle, gpu, caplog) -> None:
+    settings = ProfileSettings("dynamic", image_width=Range(64, 72, 96), image_height=Range(64, 64, 64))
+    path = store_plan(bundle, FULL, "vae_decoder", settings=settings)
+    assert path.name == "vae_decoder.N1-1-8_h8_w8-9-12.plan"
+    for width in range(8, 13):
+        assert choose_engines(bundle, dtype="fp32", clip=replace(CLIP, width=width)).backend == TENSORRT
+    assert not caplog.messages
+    for clip in (replace(CLIP, width=7), replace(CLIP, width=13), replace(CLIP, height=9)):
+        assert not choose_engines(bundle, dtype="fp32", clip=clip).planned
+    assert "it is for --image_width 64 to 96, not 104" in caplog.messages[1]
+    assert "it is for --image_height 64, not 72" in caplog.messages[2]
+
+
+def test_of_several_engines_that_take_the_sizes_those_for_the_fewest_come_first(bundle: Bundle, gpu) -> None:
+    wide, narrow, static = (
+        store_plan(bundle, FULL, "vae_decoder", settings=settings)
+        for settings in (
+            ProfileSettings("dynamic", image_width=Range(64, 64, 512)),
+            ProfileSettings("dynamic", image_width=Range(64, 64, 72), image_height=Range(64, 64, 72)),
+            ProfileSettings(),
+        )
+    )
+    found = fitting_plans(bundle, Here(FULL, "sm89"), bundle.graph("vae_decoder", "fp32"), CLIP.of("vae_decoder"))
+    assert [stored.plan for stored, _ in found] == [static, narrow, wide]
 
 
 def test_only_the_denoisers_that_the_clip_runs_count(bundle: Bundle, gpu: HostDriver) -> None:
@@ -134,6 +161,28 @@ def test_a_damaged_engine_for_several_gpus_is_built_again_for_all_of_them(bundle
 
 
 @pytest.mark.parametrize(
+    ("settings", "flags"),
+    [
+        (ProfileSettings(image_width=120), "--image_width 120"),
+        (ProfileSettings("dynamic"), "--profile dynamic"),
+        (ProfileSettings("dynamic", image_width=120), "--profile dynamic --image_width 120"),
+        (ProfileSettings("dynamic", Range(64, 72, 120)), "--profile dynamic --image_width 64-72-120"),
+        (
+            ProfileSettings("dynamic", Range(64, 64, 64), Range(64, 72, 72)),
+            "--profile dynamic --image_width 64-64 --image_height 64-72",
+        ),
+    ],
+)
+def test_a_damaged_engine_is_built_again_for_the_range_it_had(
+    bundle: Bundle, command: str, settings: ProfileSettings, flags: str
+) -> None:
+    store_plan(bundle, FULL, "vae_decoder", settings=settings, options=("weight_streaming",))
+    (own,) = EngineStore(bundle).all()
+    said = f"build with `{command} {flags} --weight_streaming --force`"
+    assert rebuild_command(bundle, Here(FULL, "sm89"), own) == said
+
+
+@pytest.mark.parametrize(
     "compatible",
     [
         {"version": "11.3", "options": ("version_compatible",)},
@@ -163,3 +212,17 @@ def test_speech_that_no_engine_takes_needs_another_backend(bundle: Bundle, gpu, 
     assert choose_engines(hearing, backend=TENSORRT, clip=replace(CLIP, samples=16000)).planned
     with pytest.raises(UserError, match=said):
         choose_engines(hearing, backend=TENSORRT, clip=replace(CLIP, samples=samples))
+
+
+def test_longer_speech_than_an_engine_was_built_for_names_the_command(bundle: Bundle, command: str) -> None:
+    waveform = TensorSpec(name="waveform", shape=(1, "S"), dtype="float32")
+    encoder = replace(bundle.graph("vae_decoder", "fp32"), name="audio_encoder", inputs=(waveform,))
+    hearing = replace(bundle, manifest=replace(bundle.manifest, graphs=(encoder,)))
+    store_plan(hearing, FULL, "audio_encoder", settings=ProfileSettings(audio_seconds=Range(1.0, 2.0, 10.0)))
+    for seconds in (1, 10):
+        assert choose_engines(hearing, backend=TENSORRT, clip=replace(CLIP, samples=16_000 * seconds)).planned
+    with pytest.raises(UserError) as refusal:
+        choose_engines(hearing, backend=TENSORRT, clip=replace(CLIP, samples=16_000 * 20))
+    assert str(refusal.value).endswith(f"it is for 1 to 10 s of speech at once, not 20): build with `{command}`")
+    (own,) = EngineStore(hearing).all()
+    assert rebuild_command(hearing, Here(FULL, "sm89"), own) == f"build with `{command} --audio_seconds 1-2-10 --force`"

@@ -12,7 +12,8 @@ from vexpress_trt.engines.trt.builder import Build, BuildOptions
 from vexpress_trt.engines.trt.flavour import TensorRt
 from vexpress_trt.engines.trt.foresight import Need, least_working_memory
 from vexpress_trt.engines.trt.preflight import DEFAULT_WORKSPACE, check_working_memory, workspace_for
-from vexpress_trt.engines.trt.profile import Profile, Range
+from vexpress_trt.engines.trt.profile import Profile
+from vexpress_trt.engines.trt.size_flags import Range
 
 FIXED, FP16 = Profile("fixed", {}), TensorProto.FLOAT16
 
@@ -81,6 +82,26 @@ def test_too_small_a_workspace_is_refused_with_the_figures_before_anything_is_bu
     said = capsys.readouterr().err
     assert "GiB of working memory for" in said and "--workspace allows 0.0625 GiB: raise it" in said
     assert not list((typed_bundle / "engines").glob("*sm86*"))
+
+
+@pytest.mark.parametrize(("largest", "status"), [(256, 0), (2048, 2)])
+def test_a_range_is_refused_where_its_largest_sizes_need_too_much(
+    rtx: TensorRt, fresh_bundle: Path, largest: int, status: int, capsys: pytest.CaptureFixture
+) -> None:
+    sizes = f"--profile dynamic --image_width 64-64-{largest} --image_height 64-64-{largest} --workspace 0.0625"
+    command = ["build", str(fresh_bundle), "--target", "sm86", "--precision", "fp16", "--graphs", "kps_guider"]
+    assert cli.main([*command, *sizes.split()]) == status
+    said = capsys.readouterr().err
+    assert ("kps_guider needs at least" in said) == bool(status)
+
+
+def test_speech_that_needs_too_much_can_be_heard_in_less(
+    rtx: TensorRt, fresh_bundle: Path, capsys: pytest.CaptureFixture
+) -> None:
+    command = f"build {fresh_bundle} --target sm86 --precision fp16 --graphs audio_encoder --workspace 0.0625".split()
+    assert cli.main(command) == 2
+    assert "or let it hear less at once with --audio_seconds" in capsys.readouterr().err
+    assert cli.main([*command, "--audio_seconds", "2"]) == 0
 
 
 def test_a_gpu_that_is_too_small_is_named_with_what_helps() -> None:
