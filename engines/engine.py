@@ -1,12 +1,12 @@
 """The engine interface: a graph with named bindings that can be run again and again."""
 
-from abc import ABC, abstractmethod
-from types import TracebackType
-from typing import ClassVar, Self
+from abc import abstractmethod
+from typing import ClassVar
 
 import numpy as np
 
 from vexpress_trt.engines.bundle import Bundle
+from vexpress_trt.engines.closing import Closing
 from vexpress_trt.engines.dims import DimensionError, evaluate, solve
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.manifest import GraphSpec, TensorSpec
@@ -16,7 +16,7 @@ class CancelledError(Exception):
     """A run that another thread put an end to."""
 
 
-class Engine(ABC):
+class Engine(Closing):
     """A loaded graph on one backend.
 
     Inputs are NumPy arrays of exactly the dtypes and ranks in `spec` (bfloat16 is `ml_dtypes.bfloat16`). They are used
@@ -119,14 +119,6 @@ class Engine(ABC):
             self._closed = True
             self._bound.clear()
             self._release()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @abstractmethod
     def _bind(self, name: str, array: np.ndarray) -> None:

@@ -4,10 +4,10 @@ import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from vexpress_trt.engines.bundle import Bundle
+from vexpress_trt.engines.closing import Closing
 from vexpress_trt.engines.engine import Engine, load_engine
 from vexpress_trt.engines.selection import EngineChoice
 from vexpress_trt.runtime.engine_pool import EnginePool, Key, engine_key
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vexpress_trt.runtime.cuda.shares import Shares
 
 
-class EngineLoader:
+class EngineLoader(Closing):
     """Engines of one bundle under one choice of backend, precision and dtype.
 
     A clip uses each graph in one stage only, so nothing is kept: weights and scratch memory of a stage are gone before
@@ -95,14 +95,6 @@ class EngineLoader:
                     self._put_away(graph, coming.result())
         self._ahead.clear()
         self._background.shutdown()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _put_away(self, graph: str, engine: Engine) -> None:
         if self._pool is None:

@@ -1,17 +1,17 @@
 """Engines that stay loaded from one clip to the next, for processes that make many."""
 
 import threading
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from vexpress_trt.engines.bundle import Bundle
+from vexpress_trt.engines.closing import Closing
 from vexpress_trt.engines.engine import Engine
 from vexpress_trt.engines.selection import EngineChoice
 
 Key = tuple[Any, ...]
 
 
-class EnginePool:
+class EnginePool(Closing):
     """Loaded engines that no clip uses at the moment, one for each graph: the last that was given.
 
     Hand it to `generate` or `write_video`, one clip at a time: what the clip needs is taken from here where it fits
@@ -65,14 +65,6 @@ class EnginePool:
         with self._lock:
             self._closed = True
         self.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def engine_key(bundle: Bundle, graph: str, choice: EngineChoice, threads: int | None) -> Key:

@@ -4,15 +4,14 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 
+from vexpress_trt.engines.closing import Closing
 from vexpress_trt.engines.errors import UserError
 
 
-class Workspace:
+class Workspace(Closing):
     """Allocates arrays by clip length. With `on_disk` they are memory-mapped files in a folder that goes at the end."""
 
     def __init__(self, *, on_disk: bool) -> None:
@@ -67,14 +66,6 @@ class Workspace:
         """Remove the files."""
         if self._folder is not None:
             self._folder.cleanup()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _reserve(descriptor: int, size: int) -> None:

@@ -13,11 +13,11 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from time import monotonic
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
+from vexpress_trt.engines.closing import Closing
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.runtime.frame import Frame
 from vexpress_trt.runtime.request import GenerationRequest
@@ -65,7 +65,7 @@ class ClipInfo:
     fps: float
 
 
-class Client:
+class Client(Closing):
     """A connection to a server; several requests may run at once. Use as a context manager, or call `close`.
 
     `url`: HOST, HOST:PORT or grpc://HOST:PORT of the server's gRPC port (default 8001); grpcs:// for TLS. `timeout`:
@@ -106,14 +106,6 @@ class Client:
     def close(self) -> None:
         """End the connection; what still runs on it is cancelled."""
         self._channel.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class ClientGeneration:

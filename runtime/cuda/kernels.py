@@ -4,8 +4,8 @@ The loop and the decoder behind it use all but `noise`, `rgb_to_nv12` and the sm
 """
 
 import ctypes
-from types import TracebackType
 
+from vexpress_trt.engines.closing import Closing
 from vexpress_trt.engines.driver import driver
 from vexpress_trt.runtime.cuda import nvrtc
 from vexpress_trt.runtime.cuda.nvrtc import DTYPES
@@ -16,7 +16,7 @@ _POINTER, _INDEX, _WORD, _SEED = ctypes.c_void_p, ctypes.c_longlong, ctypes.c_ui
 _FLOAT = ctypes.c_float
 
 
-class Kernels:
+class Kernels(Closing):
     """The kernels on one GPU. Every method only enqueues: nothing waits, and nothing is allocated.
 
     Pointers and the stream are addresses and handles as int; dtypes are named as in DTYPES, latents are float32.
@@ -45,12 +45,6 @@ class Kernels:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> "Kernels":
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self.close()
 
     def close(self) -> None:
         """Unload the kernels; what was enqueued must have run."""

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import numpy as np
 
+from vexpress_trt.engines.closing import Closing
 from vexpress_trt.engines.device_engine import DeviceEngine
 from vexpress_trt.runtime.cuda import buffers
 from vexpress_trt.runtime.cuda.buffers import call_shapes, loop_shapes, ring_shapes, table_shapes
@@ -50,7 +50,7 @@ class _Enqueued:
     done: Event
 
 
-class DeviceLoop:
+class DeviceLoop(Closing):
     """All buffers of a clip's loop, in one arena of a device, and the loop itself.
 
     Latents, tokens and features lie in rings of as many frames as are live at a time and one window more, so that a new
@@ -132,14 +132,6 @@ class DeviceLoop:
         """Wait for the device, then free all memory."""
         self._device.close()
         self._runs.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _allocate(self) -> None:
         """The arena, pinned staging, streams and events."""
