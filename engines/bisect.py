@@ -1,14 +1,13 @@
 """The first tensor inside a graph on which two backends, precisions or types of arithmetic part: `verify --bisect`.
 
-Where a graph's outputs differ by more than rounding, all floating-point tensors become outputs, in the order of the
-nodes and as many at a time as memory allows; both sides compute them from the same inputs. An engine cannot fuse across
-a tensor that it must give, so what only fused kernels get wrong shows in the outputs and nowhere else.
+Where a graph's outputs differ by more than rounding, floating-point tensors inside it are looked at, as many at a time
+as memory allows (see `narrowing`); both sides compute them from the same inputs. An engine cannot fuse across a tensor
+that it must give, so what only fused kernels get wrong shows in the outputs and nowhere else.
 """
 
 import logging
 import math
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,42 +17,31 @@ import numpy as np
 
 from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.engines.intermediates import Probe, pieces
-from vexpress_trt.engines.manifest import GraphSpec
-from vexpress_trt.engines.selection import choose_backend, choose_precision, engine_class
-from vexpress_trt.engines.timestep_table import INPUT as TIMESTEP
-from vexpress_trt.engines.verify import read_vectors, threshold_of, vector_inputs, vector_path
+from vexpress_trt.engines.inside import Side, look_inside
+from vexpress_trt.engines.intermediates import spread
+from vexpress_trt.engines.narrowing import Narrowing
+from vexpress_trt.engines.selection import choose_backend, choose_precision
+from vexpress_trt.engines.verify import read_vectors, threshold_of, vector_path
 
-BACKENDS = ("onnxruntime", "openvino")
-CHUNK_BYTES = 512 << 20  # of tensors that one run gives
-_TABULATED = frozenset({TIMESTEP})  # tensors of the timestep alone: openvino has a table in their place
-
-
-@dataclass(frozen=True)
-class Side:
-    """One of the two that are compared: `precision` of the graph, `dtype` of the arithmetic; None: the backend's."""
-
-    backend: str
-    precision: str | None = None
-    dtype: str | None = None
-
-    def __str__(self) -> str:
-        return "/".join(filter(None, (self.backend, self.precision, self.dtype)))
+CHUNK_BYTES = 512 << 20  # of tensors that one look gives
 
 
 @dataclass(frozen=True)
 class Divergence:
     """What became of one graph. `snr_db`: the worst of its outputs; it agrees where that reaches `threshold_db`.
 
-    `tensor`, `node` and `operator`: the first tensor below the threshold, with `tensor_snr_db`; `before_db` is the
-    worst of what its node reads (300: only weights and inputs, which are the same). All None where there is none.
-    `tensors`: how many inside the graph were compared.
+    `tensor`, `node` and `operator`: where the error begins, with `tensor_snr_db`; `before_db` is the worst of the
+    compared tensors right before it (300: only weights and inputs, which are the same). All None where no tensor is
+    below the threshold when it is asked for. `tensors`: how many inside the graph were compared, of `comparable` ones
+    that both sides give, of the `total` that the graph computes of its inputs.
     """
 
     graph: str
     snr_db: float
     threshold_db: float
     tensors: int = 0
+    comparable: int = 0
+    total: int = 0
     tensor: str | None = None
     node: str | None = None
     operator: str | None = None
@@ -79,12 +67,13 @@ def bisect(
     threads: int | None = None,
     chunk_bytes: int = CHUNK_BYTES,
     threshold: float | None = None,
+    report: Callable[[str], None] = lambda line: None,
 ) -> list[Divergence]:
-    """Compare every tensor of graphs (None: all) as `one` and `other` compute it; `other` is the reference.
+    """Compare graphs (None: all), and where they differ tensors inside them, as `one` and `other` compute them; `other`
+    is the reference.
 
-    `threshold` in dB tells rounding from divergence (None: by the coarser of the types). Raises UserError for
-    backends whose inside cannot be looked at, for two sides that are the same, and where a graph or an engine cannot be
-    had.
+    `threshold` in dB tells rounding from divergence (None: by the coarser of the types). `report` is told of every look
+    before it is taken. Raises UserError for two sides that are the same, and where a graph or an engine cannot be had.
     """
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     one, other = settled(bundle, one), settled(bundle, other)
@@ -94,14 +83,13 @@ def bisect(
             "--bisect_dtype or --bisect_precision"
         )
     names = graphs or dict.fromkeys(spec.name for spec in bundle.manifest.graphs)
-    return [_bisect_graph(bundle, name, (one, other), threads, chunk_bytes, threshold) for name in names]
+    with _no_advice():
+        return [_bisect_graph(bundle, name, (one, other), threads, chunk_bytes, threshold, report) for name in names]
 
 
 def settled(bundle: Bundle, side: Side) -> Side:
-    """The side with its backend and precision chosen. Raises UserError for a backend that cannot be looked into."""
+    """The side with its backend and precision chosen. Raises UserError for a backend that cannot run here."""
     backend, _ = choose_backend(side.backend, side.dtype or "auto")
-    if backend not in BACKENDS:
-        raise UserError(f"--bisect looks inside graphs on {' and '.join(BACKENDS)} only, not on {backend}")
     return Side(backend, side.precision or choose_precision(backend, bundle.precisions), side.dtype)
 
 
@@ -114,10 +102,15 @@ def format_divergences(results: Sequence[Divergence], one: Side, other: Side) ->
         if not result.agrees and result.tensor is not None:
             lines.append(
                 f"  first at {result.tensor}, of {result.node} ({result.operator}): "
-                f"{result.tensor_snr_db:.1f} dB, what it reads {result.before_db:.1f} dB"
+                f"{result.tensor_snr_db:.1f} dB, before it {result.before_db:.1f} dB"
             )
         elif not result.agrees:
-            lines.append(f"  none of its {result.tensors} tensors does when they are asked for: look at fused kernels")
+            lines.append("  no tensor that was looked at does when it is asked for: look at fused kernels")
+        if not result.agrees:
+            lines.append(
+                f"  looked at {result.tensors} tensors, of {result.comparable} that both sides give and {result.total} "
+                "in the graph"
+            )
     return "\n".join(lines)
 
 
@@ -137,51 +130,41 @@ def signal_to_error(expected: np.ndarray, actual: np.ndarray) -> float:
 
 
 def _bisect_graph(
-    bundle: Bundle, name: str, sides: tuple[Side, Side], threads: int | None, room: int, threshold: float | None
+    bundle: Bundle,
+    name: str,
+    sides: tuple[Side, Side],
+    threads: int | None,
+    room: int,
+    threshold: float | None,
+    report: Callable[[str], None],
 ) -> Divergence:
-    specs = [bundle.graph(name, side.precision) for side in sides]
-    probes = [Probe(bundle, spec) for spec in specs]
     sizes, _ = read_vectors(bundle.path(vector_path(name)))
+    insides = [look_inside(bundle, name, side, sizes, threads) for side in sides]
     needed = threshold
     if needed is None:
-        needed = min(threshold_of(spec, side.backend, side.dtype) for spec, side in zip(specs, sides, strict=True))
+        needed = min(threshold_of(inside.spec, inside.side.backend, inside.side.dtype) for inside in insides)
 
-    def measure(names: Sequence[str]) -> dict[str, float]:
-        """dB of the graph's outputs and these tensors."""
-        ours, reference = (
-            _run(probe, names, spec, side, sizes, threads)
-            for probe, spec, side in zip(probes, specs, sides, strict=True)
-        )
-        return {tensor: signal_to_error(reference[tensor], value) for tensor, value in ours.items()}
+    def look(names: Sequence[str]) -> dict[str, float]:
+        """dB of the graph's outputs and of these tensors, as far as both sides give them."""
+        report(f"{name}: {len(names)} of {len(shared)} tensors inside" if names else f"{name}: its outputs")
+        ours, reference = (inside.run(names) for inside in insides)
+        return {tensor: signal_to_error(reference[tensor], ours[tensor]) for tensor in ours.keys() & reference.keys()}
 
-    worst = min(measure(()).values())
-    if worst >= needed:
+    shared = set.intersection(*({tensor.name for tensor in inside.tensors} for inside in insides))
+    outputs = look(())
+    worst, wrong = min(outputs.values()), {tensor: db for tensor, db in outputs.items() if db < needed}
+    if not wrong:
         return Divergence(name, round(worst, 2), needed)
-    shared = {tensor.name for tensor in probes[1].tensors}
-    both = [tensor for tensor in probes[0].tensors if tensor.name in shared and tensor.inputs != _TABULATED]
-    known: dict[str, float] = {}
-    for chunk in pieces(both, sizes, room):
-        known |= measure([tensor.name for tensor in chunk])
-        first = next((tensor for tensor in chunk if known[tensor.name] < needed), None)
-        if first is not None:
-            before = min((known.get(source, 300.0) for source in first.sources), default=300.0)
-            return Divergence(
-                name, round(worst, 2), needed, len(known), first.name, first.node, first.operator,
-                round(known[first.name], 2), round(before, 2),
-            )  # fmt: skip
-    return Divergence(name, round(worst, 2), needed, len(known))
-
-
-def _run(
-    probe: Probe, names: Sequence[str], spec: GraphSpec, side: Side, sizes: Mapping[str, int], threads: int | None
-) -> dict[str, np.ndarray]:
-    """The graph's outputs and the tensors of these names, as float32."""
-    with tempfile.TemporaryDirectory(prefix="vexpress-bisect-") as folder:
-        bundle, exposed = probe.expose(names, Path(folder))
-        kind = engine_class(side.backend)
-        with _no_advice(), kind(bundle, exposed, backend=side.backend, threads=threads, dtype=side.dtype) as engine:
-            outputs = engine.run(**vector_inputs(spec, sizes))
-            return {name: np.array(value, np.float32) for name, value in outputs.items()}
+    search = Narrowing(insides[0].all, shared, wrong, look, lambda tensors: spread(tensors, sizes, room))
+    found = search.find(needed)
+    counts = len(search.known), len(shared), len(insides[0].all)
+    if found is None:
+        return Divergence(name, round(worst, 2), needed, *counts)
+    tensor = found.tensor
+    return Divergence(
+        name, round(worst, 2), needed, *counts, tensor.name, tensor.node, tensor.operator, round(found.decibels, 2),
+        round(found.before_db, 2),
+    )  # fmt: skip
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.dims import evaluate, is_dimension
 from vexpress_trt.engines.manifest import DType, GraphSpec, TensorSpec
+from vexpress_trt.engines.module_outputs import ModuleOutput, module_outputs
 from vexpress_trt.engines.onnx_files import load_structure
 
 if TYPE_CHECKING:
@@ -37,6 +38,11 @@ class Inner:
     operator: str
     sources: tuple[str, ...]
     inputs: frozenset[str]
+
+    def sized(self, sizes: Mapping[str, int]) -> tuple[int, ...] | None:
+        """The shape where symbols have these sizes; None where it does not follow from them."""
+        dims = (None,) if self.shape is None else tuple(evaluate(dimension, sizes) for dimension in self.shape)
+        return None if None in dims else dims
 
 
 class Probe:
@@ -64,15 +70,26 @@ class Probe:
                     found.append(Inner(name, dtype, _shape(value), node.name, node.op_type, sources, reads))
         return tuple(found)
 
-    def expose(self, names: Sequence[str], folder: Path) -> tuple[Bundle, GraphSpec]:
+    @cached_property
+    def module_outputs(self) -> dict[str, ModuleOutput]:
+        """The tensors that a module of the network returns, by name."""
+        return module_outputs(self._model)
+
+    def expose(
+        self, names: Sequence[str], folder: Path, sizes: Mapping[str, int] | None = None
+    ) -> tuple[Bundle, GraphSpec]:
         """A copy of the graph below an empty `folder` with these tensors as outputs too, as a bundle and
-        the graph's description; weights are linked where the file system can. The bundle serves this graph only."""
+        the graph's description; weights are linked where the file system can. The bundle serves this graph only.
+
+        With `sizes` of the symbols its inputs have fixed sizes.
+        """
         import onnx
 
         own = {tensor.name for tensor in self._spec.outputs}
         further = [tensor for tensor in self.tensors if tensor.name in names and tensor.name not in own]
         model = onnx.ModelProto()
         model.CopyFrom(self._model)
+        spec = self._spec if sizes is None else _fixed(model, self._spec, sizes)
         elements = {dtype: element for element, dtype in _FLOATS.items()}
         for tensor in further:
             value = model.graph.output.add(name=tensor.name)
@@ -85,7 +102,7 @@ class Probe:
             else:
                 _link(self._bundle.path(file), target)
         outputs = tuple(TensorSpec(tensor.name, tensor.dtype, (UNKNOWN,)) for tensor in further)
-        spec = replace(self._spec, outputs=(*self._spec.outputs, *outputs))
+        spec = replace(spec, outputs=(*spec.outputs, *outputs))
         return replace(self._bundle, root=folder), spec
 
     def _values(self) -> "dict[str, onnx.ValueInfoProto]":
@@ -105,8 +122,7 @@ def pieces(tensors: Sequence[Inner], sizes: Mapping[str, int], room: int) -> Ite
     piece: list[Inner] = []
     used = 0
     for tensor in tensors:
-        dims = [evaluate(size, sizes) for size in tensor.shape or (UNKNOWN,)]
-        size = _UNKNOWN_BYTES if None in dims else 4 * math.prod(dims)
+        size = _bytes(tensor, sizes)
         if piece and used + size > room:
             yield piece
             piece, used = [], 0
@@ -114,6 +130,36 @@ def pieces(tensors: Sequence[Inner], sizes: Mapping[str, int], room: int) -> Ite
         used += size
     if piece:
         yield piece
+
+
+def spread(tensors: Sequence[Inner], sizes: Mapping[str, int], room: int) -> list[Inner]:
+    """As many as take up to `room` bytes together as FP32, at least one, at even distances."""
+    count = len(tensors)
+    while True:
+        chosen = [tensors[(number + 1) * len(tensors) // (count + 1)] for number in range(count)]
+        used = sum(_bytes(tensor, sizes) for tensor in chosen)
+        if used <= room or count == 1:
+            return chosen
+        count = max(1, min(count - 1, count * room // used))
+
+
+def _bytes(tensor: Inner, sizes: Mapping[str, int]) -> int:
+    shape = tensor.sized(sizes)
+    return _UNKNOWN_BYTES if shape is None else 4 * math.prod(shape)
+
+
+def _fixed(model: "onnx.ModelProto", spec: GraphSpec, sizes: Mapping[str, int]) -> GraphSpec:
+    """Give the inputs and outputs of a model their sizes; the description that goes with it."""
+
+    def fixed(tensor: TensorSpec) -> TensorSpec:
+        return replace(tensor, shape=tuple(evaluate(dimension, sizes) for dimension in tensor.shape))
+
+    spec = replace(spec, inputs=tuple(map(fixed, spec.inputs)), outputs=tuple(map(fixed, spec.outputs)))
+    shapes = {tensor.name: tensor.shape for tensor in (*spec.inputs, *spec.outputs)}
+    for value in (*model.graph.input, *model.graph.output):
+        for dim, size in zip(value.type.tensor_type.shape.dim, shapes[value.name], strict=True):
+            dim.dim_value = size
+    return spec
 
 
 def _shape(value: "onnx.ValueInfoProto") -> tuple[int | str, ...] | None:

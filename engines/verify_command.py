@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,9 +51,13 @@ def _bisect(args: argparse.Namespace) -> int:
     bundle = Bundle.open(args.bundle)
     one = settled(bundle, Side(args.backend, args.precision, args.dtype))
     other = settled(bundle, Side(args.bisect, args.bisect_precision, args.bisect_dtype))
-    results = bisect(bundle, one, other, graphs=args.graph, threshold=args.threshold)
+    results = bisect(bundle, one, other, graphs=args.graph, threshold=args.threshold, report=_tell)
     if args.json:
         print(json.dumps([result.as_dict() for result in results], indent=2))
     else:
         print(format_divergences(results, one, other))
     return 0 if all(result.agrees for result in results) else 1
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
