@@ -9,11 +9,13 @@ from pathlib import Path
 from vexpress_trt.engines.errors import UserError
 
 PRECISIONS = ("fp32", "fp16", "bf16")
+ON_A_GPU = ("torch-cuda", "onnxruntime-cuda")  # which other commands choose by --device
 AddCommand = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
 
 
 def add_commands(add: AddCommand, backends: tuple[str, ...]) -> None:
-    """Add the command; `add(name, run, summary)` makes its parser, `backends` are the names that it takes."""
+    """Add the command; `add(name, run, summary)` makes its parser, `backends` are the names that all commands take."""
+    backends += ON_A_GPU
     parser = add("verify", _verify, "check a bundle's graphs on a backend against the exported networks")
     parser.add_argument("bundle", type=Path, metavar="BUNDLE")
     parser.add_argument("--backend", choices=backends, default="auto", help="what runs the graphs")

@@ -8,9 +8,11 @@ import pytest
 from onnx import TensorProto, helper
 
 from vexpress_trt import cli
+from vexpress_trt.engines import selection
 from vexpress_trt.engines.bisect import Divergence, Side, bisect, format_divergences, signal_to_error
 from vexpress_trt.engines.bundle import Bundle, write_bundle
 from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.gpu import GpuStatus
 from vexpress_trt.engines.intermediates import Probe
 from vexpress_trt.engines.manifest import GraphSpec, TensorSpec
 from vexpress_trt.engines.verify import vector_path, write_vectors
@@ -135,7 +137,6 @@ def test_signal_to_error_of_zeros_infinities_and_shapes() -> None:
     ("one", "other", "said"),
     [
         (WHOLE, WHOLE, "--bisect onnxruntime: both sides are onnxruntime/fp32; name another backend, or another type"),
-        (Side("tensorrt"), WHOLE, "the backend tensorrt cannot run here: no NVIDIA driver; here work: "),
         (Side("torch"), WHOLE, "has no configuration 'vae' in its manifest, so torch cannot rebuild vae_decoder"),
         (Side("onnxruntime", "bf16"), WHOLE, "in fp32, fp16 only; add it with `vexpress export"),
     ],
@@ -161,6 +162,17 @@ def test_the_command_tells_and_ends_with_1_where_sides_diverge(make, capsys) -> 
     assert "openvino/fp32 against onnxruntime/fp32" in capsys.readouterr().out  # the precisions that were chosen
     assert cli.main(["verify", root, "--threshold", "1"]) == 2
     assert "--threshold is about --bisect" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("backend", ["torch-cuda", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx"])
+def test_a_gpu_that_is_not_there_is_one_sentence(make, backend: str, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(selection, "gpu_status", lambda: GpuStatus(None, (), "no NVIDIA driver"))
+    root = str(make().root)
+    for sides in (["onnxruntime", "--bisect", backend], [backend, "--bisect", "onnxruntime"]):
+        assert cli.main(["verify", root, "--backend", *sides]) == 2
+        said = capsys.readouterr().err
+        assert f"the backend {backend} cannot run here: no NVIDIA driver; here work: " in said
+        assert said.count("\n") == 1
 
 
 def test_where_only_fused_kernels_differ_that_is_said() -> None:

@@ -186,6 +186,15 @@ def test_only_what_is_asked_for_is_kept_and_hooks_are_gone_afterwards(bundle: Bu
     assert len(hooked) == 2 and not any(module._forward_hooks for module in hooked)
 
 
+def test_tensors_of_the_timestep_alone_are_compared_where_no_table_stands_for_them(bundle: Bundle) -> None:
+    everywhere, tabulated, modules = sides(bundle, "denoiser_single", REFERENCE, Side("openvino", "fp32"), TORCH)
+    of_timestep = {tensor.name for tensor in everywhere.all if tensor.inputs == {"timestep"}}
+    assert of_timestep <= {tensor.name for tensor in everywhere.tensors}
+    assert not of_timestep & {tensor.name for tensor in tabulated.tensors}
+    paired = {output.module for name, output in modules.probe.module_outputs.items() if name in of_timestep}
+    assert {"time_embedding.linear_1", "time_embedding.linear_2"} <= paired
+
+
 def test_types_of_torch_are_compared_with_one_another(bundle: Bundle) -> None:
     half = Side("torch", "fp32", "bf16")
     (rough,) = bisect(bundle, half, TORCH, graphs=["kps_guider"], threads=1)

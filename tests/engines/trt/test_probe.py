@@ -11,9 +11,11 @@ from fake_tensorrt import HostDriver
 from onnx import TensorProto, helper
 
 from vexpress_trt import cli
+from vexpress_trt.engines import selection
 from vexpress_trt.engines.bisect import bisect
 from vexpress_trt.engines.bundle import ENGINES_FOLDER, Bundle, write_bundle
 from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.gpu import GpuStatus
 from vexpress_trt.engines.inside import Side, look_inside
 from vexpress_trt.engines.manifest import PRECISION_DTYPE, GraphSpec, ModelConfig, TensorSpec
 from vexpress_trt.engines.trt import fitting, probe, timing_cache
@@ -118,6 +120,18 @@ def test_what_a_builder_gets_wrong_is_named_by_the_command(
     assert not machine.memory and not machine.streams
 
 
+def test_a_plan_is_for_this_gpu_and_the_test_inputs(
+    chain: Bundle, flavoured: TensorRt, machine: HostDriver, monkeypatch
+) -> None:
+    given, run = [], Build.run
+    monkeypatch.setattr(Build, "run", lambda self, *about: given.append(about) or run(self, *about))
+    bisect(chain, Side(flavoured.backend, "fp16"), REFERENCE, threads=1)
+    ((_, spec, profile, options),) = given
+    assert options.targets == (("sm89",) if flavoured.is_rtx else ()) and options.workspace == 8 << 30
+    assert [tensor.shape for tensor in (*spec.inputs, *spec.outputs)] == [(2, 4, 5, 7)] * 2
+    assert not profile.ranges
+
+
 def test_one_plan_is_enough_where_sides_agree(chain: Bundle, machine: HostDriver) -> None:
     (result,) = bisect(chain, HALF, REFERENCE, threads=1)
     assert result.agrees and fake_tensorrt.Builder.built == [1]
@@ -156,11 +170,10 @@ def test_a_tensor_whose_size_is_not_known_before_a_run_is_left_out(
     assert (result.tensor, result.tensors, result.comparable, result.total) == ("same", 8, 8, 9)
 
 
-def test_without_a_gpu_nothing_is_built(chain: Bundle, unbuilt, capsys) -> None:
-    for backend in ("tensorrt", "tensorrt-rtx"):
-        assert cli.main(["verify", str(chain.root), "--backend", "onnxruntime", "--bisect", backend]) == 2
-        said = capsys.readouterr().err
-        assert f"the backend {backend} cannot run here: no NVIDIA driver" in said and said.count("\n") == 1
+def test_without_a_gpu_nothing_is_built(chain: Bundle, unbuilt, monkeypatch) -> None:
+    monkeypatch.setattr(selection, "gpu_status", lambda: GpuStatus(None, (), "no NVIDIA driver"))
+    with pytest.raises(UserError, match="the backend tensorrt-rtx cannot run here: no NVIDIA driver"):
+        bisect(chain, REFERENCE, Side(RTX))
 
 
 def test_another_type_than_the_graphs_is_refused_before_anything_is_built(chain: Bundle, machine, unbuilt) -> None:
