@@ -56,8 +56,9 @@ class Here:
 def fitting_plans(
     bundle: Bundle, here: Here, spec: GraphSpec, sizes: Mapping[str, int] = _ANY
 ) -> list[tuple[StoredEngine, Profile]]:
-    """The engines of a graph that run here with symbols of these sizes, with all sizes they take: static ones first, of
-    these the ones of this version and GPU.
+    """The engines of a graph that run here with symbols of these sizes, with all sizes they take.
+
+    Those of the narrowest ranges come first, so static ones before all; of equals the ones of this version and GPU.
 
     Raises UserError where there is none, with what differs in the one that comes nearest, and the command that builds
     what is wanted.
