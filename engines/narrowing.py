@@ -93,7 +93,8 @@ class Narrowing:
                 seen.add(name)
                 if name not in self._comparable or passed(name):
                     todo += self._by_name[name].sources
-        return [tensor for tensor in self._graph if tensor.name in seen & self._comparable]
+        seen &= self._comparable
+        return [tensor for tensor in self._graph if tensor.name in seen]
 
     def _learn(self, tensors: Sequence[Inner]) -> None:
         names = [tensor.name for tensor in tensors]
