@@ -21,9 +21,10 @@ from vexpress_trt.engines.inside import Side, look_inside
 from vexpress_trt.engines.intermediates import spread
 from vexpress_trt.engines.narrowing import Narrowing
 from vexpress_trt.engines.selection import choose_backend, choose_precision
-from vexpress_trt.engines.verify import read_vectors, threshold_of, vector_path
+from vexpress_trt.engines.verify import THRESHOLDS_DB, read_vectors, threshold_of, vector_path
 
 CHUNK_BYTES = 512 << 20  # of tensors that one look gives
+_EQUAL_DB = 300.0
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,15 @@ def bisect(
     is the reference.
 
     `threshold` in dB tells rounding from divergence (None: by the coarser of the types). `report` is told of every look
-    before it is taken. Raises UserError for two sides that are the same, and where a graph or an engine cannot be had.
+    before it is taken. Raises UserError for two sides that are the same, for a `threshold` below 0 or above 300 and,
+    before the first look, for a graph that is not in the bundle; and where an engine cannot be had.
     """
+    if threshold is not None and not 0 <= threshold <= _EQUAL_DB:
+        rounding = ", ".join(f"{decibels:g} in {precision}" for precision, decibels in THRESHOLDS_DB.items())
+        raise UserError(
+            f"--threshold {threshold:g}: give dB from 0 to {_EQUAL_DB:g}, which equal tensors have; rounding leaves more "
+            f"than {rounding}"
+        )
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     one, other = settled(bundle, one), settled(bundle, other)
     if one == other:
@@ -82,7 +90,10 @@ def bisect(
             f"--bisect {other.backend}: both sides are {one}; name another backend, or another type or precision with "
             "--bisect_dtype or --bisect_precision"
         )
-    names = graphs or dict.fromkeys(spec.name for spec in bundle.manifest.graphs)
+    names = dict.fromkeys(graphs or (spec.name for spec in bundle.manifest.graphs))
+    for name in names:
+        for side in (one, other):
+            bundle.graph(name, side.precision)
     with _no_advice():
         return [_bisect_graph(bundle, name, (one, other), threads, chunk_bytes, threshold, report) for name in names]
 
@@ -102,7 +113,7 @@ def format_divergences(results: Sequence[Divergence], one: Side, other: Side) ->
         if not result.agrees and result.tensor is not None:
             lines.append(
                 f"  first at {result.tensor}, of {result.node} ({result.operator}): "
-                f"{result.tensor_snr_db:.1f} dB, before it {result.before_db:.1f} dB"
+                f"{result.tensor_snr_db:.1f} dB, before it {_decibels(result.before_db)}"
             )
         elif not result.agrees:
             lines.append("  no tensor that was looked at does when it is asked for: look at fused kernels")
@@ -125,8 +136,12 @@ def signal_to_error(expected: np.ndarray, actual: np.ndarray) -> float:
     wanted, got = expected[finite].astype(np.float64), actual[finite].astype(np.float64)
     power, noise = float(np.square(wanted).sum()), float(np.square(got - wanted).sum())
     if noise == 0:
-        return 300.0
-    return min(10 * math.log10((power or wanted.size) / noise), 300.0)
+        return _EQUAL_DB
+    return min(10 * math.log10((power or wanted.size) / noise), _EQUAL_DB)
+
+
+def _decibels(value: float) -> str:
+    return "no difference" if value == _EQUAL_DB else f"{value:.1f} dB"
 
 
 def _bisect_graph(

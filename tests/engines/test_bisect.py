@@ -112,11 +112,29 @@ def test_a_stricter_threshold_finds_where_rounding_begins(make) -> None:
     (result,) = bisect(make(), HALF, WHOLE, threshold=100.0)
     assert not result.agrees and result.threshold_db == 100.0
     assert (result.tensor, result.before_db) == ("mixed", 300.0)  # the values of the inputs are exact in FP16
+    assert format_divergences([result], HALF, WHOLE).splitlines()[2].endswith(" dB, before it no difference")
 
 
 def test_a_threshold_of_zero_is_one(make) -> None:
     (result,) = bisect(make("weight"), HALF, WHOLE, threshold=0.0)
     assert result.agrees and 0 < result.snr_db < 40 and result.threshold_db == 0
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 300.1, float("inf"), float("nan")])
+def test_a_threshold_that_says_nothing_is_refused(make, threshold: float) -> None:
+    with pytest.raises(UserError, match=rf"--threshold {threshold:g}: give dB from 0 to 300, which equal"):
+        bisect(make(), HALF, WHOLE, threshold=threshold)
+
+
+def test_an_unknown_graph_is_named_before_the_first_look(make) -> None:
+    looks: list[str] = []
+    with pytest.raises(UserError, match="has no graph nope .it has: vae_decoder."):
+        bisect(make(), HALF, WHOLE, graphs=["vae_decoder", "nope"], report=looks.append)
+    assert not looks
+
+
+def test_a_graph_that_is_named_twice_is_compared_once(make) -> None:
+    assert len(bisect(make(), HALF, WHOLE, graphs=["vae_decoder"] * 2)) == 1
 
 
 def test_the_tensors_of_a_graph_are_the_floating_ones_in_the_order_of_the_nodes(make) -> None:
