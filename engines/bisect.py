@@ -80,8 +80,8 @@ def bisect(
     if threshold is not None and not 0 <= threshold <= _EQUAL_DB:
         rounding = ", ".join(f"{decibels:g} in {precision}" for precision, decibels in THRESHOLDS_DB.items())
         raise UserError(
-            f"--threshold {threshold:g}: give dB from 0 to {_EQUAL_DB:g}, which equal tensors have; rounding leaves more "
-            f"than {rounding}"
+            f"--threshold {threshold:g}: give dB from 0 to {_EQUAL_DB:g}, which equal tensors have; rounding leaves "
+            f"more than {rounding}"
         )
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     one, other = settled(bundle, one), settled(bundle, other)
