@@ -1,5 +1,6 @@
 """Reading a bundle's ONNX graphs without their weights, and trusting none of the paths inside."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vexpress_trt.engines.bundle import Bundle
@@ -16,14 +17,8 @@ def load_structure(bundle: Bundle, spec: GraphSpec) -> "onnx.ModelProto":
     Raises UserError when the file is no ONNX model, has no tensors of the names the manifest promises, or refers to
     data outside the files the manifest lists for this graph.
     """
-    import onnx
-    from google.protobuf.message import DecodeError
-
     path = bundle.path(spec.path)
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except (OSError, DecodeError) as problem:
-        raise UserError(f"{path} is not a readable ONNX model ({problem}): export the bundle again") from None
+    model = read_without_weights(path)
     folder = spec.path.rpartition("/")[0]
     allowed = {file for file in spec.files if file.rpartition("/")[0] == folder}
     for tensor in model.graph.initializer:
@@ -36,6 +31,20 @@ def load_structure(bundle: Bundle, spec: GraphSpec) -> "onnx.ModelProto":
     _check_names(path, "input", [value.name for value in model.graph.input], [item.name for item in spec.inputs])
     _check_names(path, "output", [value.name for value in model.graph.output], [item.name for item in spec.outputs])
     return model
+
+
+def read_without_weights(path: Path) -> "onnx.ModelProto":
+    """The ONNX file at `path`; external weights stay on the disk, where they lie is not looked at.
+
+    Raises UserError when it is no ONNX model.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        return onnx.load(path, load_external_data=False)
+    except (OSError, DecodeError) as problem:
+        raise UserError(f"{path} is not a readable ONNX model ({problem}): export the bundle again") from None
 
 
 def external_location(tensor: "onnx.TensorProto") -> str | None:

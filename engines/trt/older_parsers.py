@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
 from onnx import defs, helper
 
 from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.onnx_files import read_without_weights
 
 OPSET = 22  # the last one before `Attention`
 _PLAIN = {"scale", "is_causal", "softcap", "qk_matmul_output_mode"}  # the latter three only where they are off
@@ -27,10 +27,7 @@ def for_older_parsers(path: Path) -> bytes:
     Raises UserError where it is no ONNX model, where an attention has a mask, a cache or another setting that no graph
     of ours has, and where an operator does not exist in the older opset or means something else there.
     """
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except (OSError, DecodeError) as problem:
-        raise UserError(f"{path} is not a readable ONNX model ({problem}): export the bundle again") from None
+    model = read_without_weights(path)
     try:
         rewrite(model)
     except ValueError as problem:
