@@ -1,8 +1,10 @@
-"""How much the runtime gives an engine in one call, which engines for fixed sizes are built for."""
+"""What a clip may ask for and what the runtime gives an engine in one call, which engines are built for."""
 
 from dataclasses import dataclass
 
 CHUNK = 8  # frames per call of the audio projection and the guider, always
+MIN_SIDE, MAX_SIDE = 64, 2048  # pixels of a clip's images
+MAX_WINDOW_BATCH = 64
 WHOLE_AUDIO_SECONDS = 60.0  # speech up to this long is encoded as a whole, as the original does
 
 

@@ -3,11 +3,13 @@
 This module imports nothing heavy: `vexpress generate --help` and every refusal it can give are answered from here.
 """
 
+import os
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from vexpress_trt.engines.call_sizes import MAX_SIDE, MAX_WINDOW_BATCH, MIN_SIDE
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.runtime.presets import DEFAULT_PRESET, PRESETS, Preset
 
@@ -17,8 +19,6 @@ TRACK_STRATEGIES = ("no_retarget", "offset_retarget", "naive_retarget")
 ENCODERS = ("auto", "libx264", "h264_nvenc")
 BACKENDS = ("auto", "onnxruntime", "openvino", "torch", "tensorrt", "tensorrt-rtx")
 DTYPES = ("auto", "fp32", "fp16", "bf16")
-MIN_SIDE = 64
-MAX_SIDE = 2048
 MAX_STEPS = 1000
 _EXACT = PRESETS[DEFAULT_PRESET]
 
@@ -188,6 +188,9 @@ class GenerationRequest:
         for name in ("reference_image_path", "audio_path"):
             if getattr(self, name) is None:
                 raise UserError(f"--{name} is missing: a clip needs a portrait and speech.")
+        for name in ("reference_image_path", "audio_path", "kps_path"):
+            if _same_file(getattr(self, name), self.output_path):
+                raise UserError(f"--output_path {self.output_path}: it is --{name} as well; choose another name.")
         for spec in fields(self):
             choices, value = spec.metadata["choices"], getattr(self, spec.name)
             if choices and value is not None and value not in choices:
@@ -202,13 +205,13 @@ class GenerationRequest:
             if value is not None and (value % 8 or not MIN_SIDE <= value <= MAX_SIDE):
                 raise UserError(f"--{name} {value}: must be a multiple of 8 from {MIN_SIDE} to {MAX_SIDE}.")
         self._in_range("num_inference_steps", 1, MAX_STEPS)
-        self._in_range("guidance_scale", 0.0, 100.0)
-        self._in_range("reference_attention_weight", 0.0, 10.0)
-        self._in_range("audio_attention_weight", 0.0, 10.0)
+        self._in_range("guidance_scale", 0, 100)
+        self._in_range("reference_attention_weight", 0, 10)
+        self._in_range("audio_attention_weight", 0, 10)
         self._in_range("context_frames", 1, 32)
         self._in_range("context_overlap", 0, 31)
-        self._in_range("window_batch", 1, 64)
-        self._in_range("fps", 1.0, 120.0)
+        self._in_range("window_batch", 1, MAX_WINDOW_BATCH)
+        self._in_range("fps", 1, 120)
         self._in_range("num_pad_audio_frames", 0, 16)
         self._in_range("seed", 0, 2**64 - 1)
         self._in_range("threads", 1, 1024)
@@ -225,11 +228,20 @@ class GenerationRequest:
             raise UserError(f"--compat upstream: the original solves by ddim and guides every step{remedy}.")
         _ = self.track_size, self._guidance_shares, self.gpu_memory_bytes
 
-    def _in_range(self, name: str, low: float, high: float) -> None:
+    def _in_range(self, name: str, low: int, high: int) -> None:
         value = getattr(self, name)
         if value is not None and not low <= value <= high:  # also catches NaN
-            raise UserError(f"--{name} {value}: must be from {low:g} to {high:g}.")
+            raise UserError(f"--{name} {value}: must be from {low} to {high}.")
 
 
 def _unlike_original(settings: GenerationRequest | Preset) -> bool:
     return settings.solver != "ddim" or settings.guidance_interval is not None
+
+
+def _same_file(one: Path | None, other: Path | None) -> bool:
+    if one is None or other is None:
+        return False
+    try:
+        return os.path.samefile(one, other)
+    except OSError:  # one of them is not there
+        return False

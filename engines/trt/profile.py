@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
-from vexpress_trt.engines.call_sizes import CHUNK, WHOLE_AUDIO_SECONDS, frames_per_call
-from vexpress_trt.engines.dims import evaluate, symbols
-from vexpress_trt.engines.errors import UserError
-from vexpress_trt.engines.manifest import GraphSpec, ModelConfig
-from vexpress_trt.engines.trt.size_flags import (
+from vexpress_trt.engines.call_sizes import (
+    CHUNK,
     MAX_SIDE,
     MAX_WINDOW_BATCH,
     MIN_SIDE,
-    SHORTEST_AUDIO_SECONDS,
-    SIZE_FLAGS,
-    Range,
+    WHOLE_AUDIO_SECONDS,
+    frames_per_call,
 )
+from vexpress_trt.engines.dims import evaluate, symbols
+from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.manifest import GraphSpec, ModelConfig
+from vexpress_trt.engines.trt.size_flags import SHORTEST_AUDIO_SECONDS, SIZE_FLAGS, Range
 
 Kind = Literal["static", "dynamic"]
 

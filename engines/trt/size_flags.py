@@ -5,10 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from vexpress_trt.engines.call_sizes import WHOLE_AUDIO_SECONDS
+from vexpress_trt.engines.call_sizes import MAX_SIDE, MAX_WINDOW_BATCH, MIN_SIDE, WHOLE_AUDIO_SECONDS
 
-MIN_SIDE, MAX_SIDE = 64, 2048  # pixels of an image that a request may ask for
-MAX_WINDOW_BATCH = 64
 SHORTEST_AUDIO_SECONDS, TYPICAL_AUDIO_SECONDS = 0.05, 8.0
 Number = TypeVar("Number", int, float)
 _WHOLE, _DECIMAL = re.compile(r"[0-9]{1,9}"), re.compile(r"[0-9]{1,9}(\.[0-9]{1,15})?")

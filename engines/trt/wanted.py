@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from vexpress_trt.engines.call_sizes import MIN_SIDE
 from vexpress_trt.engines.manifest import GraphSpec, ModelConfig
 from vexpress_trt.engines.trt.profile import Profile, ProfileSettings
-from vexpress_trt.engines.trt.size_flags import MIN_SIDE, SIZE_FLAGS, Range
+from vexpress_trt.engines.trt.size_flags import SIZE_FLAGS, Range
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """What sizes an engine is built for."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,6 +10,7 @@ from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.manifest import GraphSpec, ModelConfig, TensorSpec
 from vexpress_trt.engines.trt.profile import Profile, ProfileSettings
 from vexpress_trt.engines.trt.size_flags import SIZE_FLAGS, Range
+from vexpress_trt.runtime.request import GenerationRequest
 
 DENOISER = GraphSpec(
     "denoiser_guided",
@@ -56,11 +59,15 @@ def test_the_largest_sizes_of_a_range_are_a_profile_of_their_own(model: ModelCon
     assert profile.shapes(("B", "F", "h", "w")) == ((4, 24, 48, 32),) * 3
 
 
-def test_a_build_has_the_bounds_of_a_request() -> None:
-    from vexpress_trt.engines.trt import profile
-    from vexpress_trt.runtime import request
-
-    assert (profile.MIN_SIDE, profile.MAX_SIDE) == (request.MIN_SIDE, request.MAX_SIDE)
+@pytest.mark.parametrize("name", ["image_width", "image_height", "window_batch"])
+@pytest.mark.parametrize("size", [0, 1, 56, 60, 64, 65, 72, 2048, 2056])
+def test_a_build_takes_a_size_where_a_request_does(model: ModelConfig, name: str, size: int) -> None:
+    asked = GenerationRequest(Path("portrait.png"), Path("speech.wav"), **{name: size})
+    if ProfileSettings(**{name: size}).problem(model):
+        with pytest.raises(UserError, match=name):
+            asked.validate()
+    else:
+        asked.validate()
 
 
 def test_the_length_of_the_audio_is_always_a_range(model: ModelConfig) -> None:
