@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from vexpress_trt.bench.command import add_commands as add_bench_commands
 from vexpress_trt.engines.errors import UserError
@@ -102,7 +102,7 @@ def _export(args: argparse.Namespace) -> int:
     from vexpress_trt.export.command import run_export
 
     if args.checkpoints is None and args.random is None:
-        raise UserError("Give --checkpoints DIR (official weights), or --random tiny|mid|full.")
+        raise UserError("Give --checkpoints DIR (official weights), or --random tiny|mid|half|full.")
     run_export(
         args.bundle,
         checkpoints=args.checkpoints,
@@ -160,8 +160,15 @@ def _inspect(args: argparse.Namespace) -> int:
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """Refuses in one sentence, as everything else does: the usage of `generate` alone fills a screen."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"vexpress: error: {message}; see `{self.prog} --help`\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="vexpress",
         description="Talking-head video from one portrait and speech: an optimized runtime for V-Express.",
         epilog="Start with `vexpress doctor`. Each command has its own --help.",

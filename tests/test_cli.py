@@ -53,6 +53,8 @@ def test_argument_errors_exit_2_without_a_traceback(argv: list[str]) -> None:
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "error" in done.stderr
+    (sentence,) = done.stderr.splitlines()
+    assert sentence.startswith("vexpress: error: ") and "--help`" in sentence
 
 
 def test_a_missing_bundle_is_named(tmp_path) -> None:
