@@ -1,6 +1,7 @@
 """A request is refused with a sentence before any file is opened."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -87,3 +88,19 @@ def test_the_guidance_interval_is_a_share_of_the_steps(interval: str | None, gui
     request = replace(GOOD, num_inference_steps=4, guidance_interval=interval)
     assert [step for step in range(4) if request.guided(step)] == guided
     assert not any(replace(request, guidance_scale=1.0).guided(step) for step in range(4))
+
+
+@pytest.mark.parametrize("name", ["reference_image_path", "audio_path", "kps_path"])
+def test_no_input_is_written_over(name: str, tmp_path: Path) -> None:
+    given, link = tmp_path / "given.mp4", tmp_path / "link.mp4"
+    given.touch()
+    link.symlink_to(given)
+    for output in (given, link):
+        with pytest.raises(UserError, match=f"--output_path {output}: it is --{name} as well"):
+            replace(GOOD, output_path=output, **{name: given}).validate()
+    replace(GOOD, output_path=tmp_path / "new.mp4", **{name: given}).validate()
+
+
+def test_a_range_is_said_in_all_its_digits() -> None:
+    with pytest.raises(UserError, match=r"--seed -1: must be from 0 to 18446744073709551615\.$"):
+        replace(GOOD, seed=-1).validate()
