@@ -227,6 +227,11 @@ class _WriteOnly:
         self._stream = stream
 
     def write(self, data: bytes) -> int:
-        self._stream.write(data)
-        self._stream.flush()
+        try:
+            self._stream.write(data)
+            self._stream.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as problem:
+            raise UserError(f"the stream takes no more of the video: {problem.strerror.lower()}") from None
         return len(data)

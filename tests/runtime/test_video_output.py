@@ -374,6 +374,20 @@ def test_a_stream_gets_a_playable_video_while_frames_come(tmp_path, wav):
     assert abs(sound.shape[1] - min(source.shape[1], 24_000)) < 2048  # 1.5 s at 16 kHz, but for the codec's delay
 
 
+@pytest.mark.parametrize("room", [0, 4000])
+def test_a_stream_into_a_full_disk_is_one_sentence(wav, room):
+    class Full(Pipe):
+        def write(self, data: bytes) -> int:
+            if len(self.data) + len(data) > room:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(data)
+
+    refused = pytest.raises(UserError, match="the stream takes no more of the video: no space left on device")
+    with refused, VideoWriter(Full(), WIDTH, HEIGHT, 30.0, audio_path=wav, frames=60) as writer:
+        for _ in range(60):
+            writer.write(flat())
+
+
 def test_a_reader_that_goes_away_is_a_broken_pipe(wav):
     class Gone(Pipe):
         def write(self, data: bytes) -> int:
