@@ -103,7 +103,7 @@ def _read(path: Path, spec: GraphSpec, sizes: dict[str, int]) -> dict[str, np.nd
                 if array.shape != tuple(evaluate(dimension, sizes) for dimension in tensor.shape):
                     return None
                 found[tensor.name] = array
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except Exception as problem:  # noqa: BLE001 - what a damaged archive raises has many types
         log.info(f"{path.name} among the remembered portraits is damaged ({problem}): it is made anew")
