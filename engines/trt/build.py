@@ -9,7 +9,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from vexpress_trt.engines.bundle import Bundle
+from vexpress_trt.engines.bundle import Bundle, graph_bytes
 from vexpress_trt.engines.driver import Driver, driver
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.gpu import gpu_status
@@ -21,18 +21,12 @@ from vexpress_trt.engines.trt.flavour import TensorRt, load_tensorrt
 from vexpress_trt.engines.trt.foresight import least_working_memory
 from vexpress_trt.engines.trt.interruption import in_thread
 from vexpress_trt.engines.trt.key import EngineKey
-from vexpress_trt.engines.trt.preflight import (
-    check_room,
-    check_working_memory,
-    graph_bytes,
-    targets_here,
-    workspace_for,
-)
+from vexpress_trt.engines.trt.preflight import check_room, check_working_memory, targets_here, workspace_for
 from vexpress_trt.engines.trt.profile import Profile, ProfileSettings
 from vexpress_trt.engines.trt.report import BuildReport, BuiltEngine
 from vexpress_trt.engines.trt.store import EngineStore, graph_hash
 from vexpress_trt.engines.trt.timing_cache import TimingCache
-from vexpress_trt.engines.trt.working_memory import measured
+from vexpress_trt.engines.trt.working_memory import RECORD, measured
 
 STOPPING = "stopping: waiting for the compiler; Ctrl-C again ends at once"
 _WORKSPACE = "workspace"
@@ -220,7 +214,8 @@ def _foresee(
             check_room(bundle, precision, [one.spec for one in missing])
         for one in missing:
             need = least_working_memory(tensorrt, one.spec, bundle.path(one.spec.path), one.profile)
-            check_working_memory(one.spec.name, need, graph_bytes(bundle, one.spec), workspace, free)
+            weights = graph_bytes(bundle, one.spec)
+            check_working_memory(one.spec.name, one.profile.ranges, need, weights, workspace, free)
     return workspace
 
 
@@ -239,13 +234,13 @@ class _Maker:
         reset_peak()
         began = perf_counter()
         try:
-            plan, times = self._plan(one, report)
+            plan, told = self._plan(one, report)
         except UserError as problem:
             took = f"after {perf_counter() - began:.0f} s, peak memory {peak_memory_mib():.0f} MiB"
             raise UserError(f"{problem} ({took})") from None
         seconds = perf_counter() - began
-        about = _provenance(seconds, one.profile, times) | {_WORKSPACE: self.options.workspace}
-        if self.gpu is not None:
+        about = _provenance(seconds, one.profile) | told | {_WORKSPACE: self.options.workspace}
+        if self.gpu is not None and RECORD not in about:
             about |= measured(plan.data, self.tensorrt, one.key.options, self.settings.gpu_id or 0)
         path = store.put(one.key, memoryview(plan.data), about, plan.bindings)
         report("built", 1.0)
@@ -254,8 +249,8 @@ class _Maker:
             round(peak_memory_mib()), self.options.workspace,
         )  # fmt: skip
 
-    def _plan(self, one: _Wanted, report: Progress) -> tuple[Plan, list[float]]:
-        """A plan; of several builds the fastest, with the milliseconds of all."""
+    def _plan(self, one: _Wanted, report: Progress) -> tuple[Plan, dict[str, Any]]:
+        """A plan; of several builds the fastest, and what their runs told: milliseconds of all, its working memory."""
         gpu_id, timings = self.settings.gpu_id or 0, None
         if not self.tensorrt.is_rtx and self.settings.builds == 1:
             timings = TimingCache.of(self.tensorrt, gpu_id, self.settings.timing_cache)
@@ -274,15 +269,16 @@ class _Maker:
             )
 
         if self.settings.builds == 1:
-            return build(), []
+            return build(), {}
         from vexpress_trt.engines.trt.timing import fastest_of
 
-        return fastest_of(
+        best, times = fastest_of(
             self.settings.builds, build, self.bundle, self.tensorrt, one.spec, one.profile, one.key, gpu_id
         )
+        return best.plan, {"milliseconds": [round(time, 3) for time in times], RECORD: best.working}
 
 
-def _provenance(seconds: float, profile: Profile, times: list[float]) -> dict[str, Any]:
+def _provenance(seconds: float, profile: Profile) -> dict[str, Any]:
     """What the sidecar tells about a build that decides nothing."""
     status = gpu_status()
     ranges = {symbol: [sizes.smallest, sizes.best, sizes.largest] for symbol, sizes in profile.ranges.items()}
@@ -293,7 +289,6 @@ def _provenance(seconds: float, profile: Profile, times: list[float]) -> dict[st
         "gpus": [device.name for device in status.devices],
         "driver_cuda": status.cuda,
         "profile": ranges,
-        **({"milliseconds": [round(time, 3) for time in times]} if times else {}),
     }
 
 

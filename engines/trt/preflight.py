@@ -1,7 +1,8 @@
 """What can be known to be wrong before a build that takes minutes: each failure names its remedy."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from pathlib import Path
 
 import psutil
 
@@ -62,38 +63,51 @@ def workspace_for(wanted: int | None, free: int | None) -> int:
     return wanted
 
 
-def check_room(bundle: Bundle, precision: str, specs: Sequence[GraphSpec]) -> None:
-    """Refuse to build these graphs where memory or disk will not suffice. Raises UserError with the figures."""
+def check_room(bundle: Bundle, precision: str, specs: Sequence[GraphSpec], temporary: Path | None = None) -> None:
+    """Refuse to build these graphs where memory or disk will not suffice. Raises UserError with the figures.
+
+    `temporary`: the folder of plans that are thrown away (None: they are for the bundle).
+    """
     weights = [graph_bytes(bundle, spec) for spec in specs]
     needed = int(max(weights) * _MEMORY_PER_WEIGHT_BYTE) + _BASE_BYTES
     available = psutil.virtual_memory().available
     if needed > available:
+        elsewhere = "build on a larger machine and copy the bundle" if temporary is None else "use a larger machine"
         raise UserError(
             f"building {precision} takes {needed / 2**30:.1f} GiB of memory, {available / 2**30:.1f} GiB are free: "
-            "close other programs, or build on a larger machine and copy the bundle"
+            f"close other programs, or {elsewhere}"
         )
     size = int(sum(weights) * _PLAN_PER_WEIGHT_BYTE) + len(weights) * _PLAN_BASE_BYTES
-    free = shutil.disk_usage(bundle.root).free
+    folder = temporary or bundle.root
+    free = shutil.disk_usage(folder).free
     if size > free:
+        elsewhere = "copy the bundle to another disk" if temporary is None else "set TMPDIR to a folder on another disk"
         raise UserError(
-            f"the engines take about {size / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free at {bundle.root}: make "
-            "room or copy the bundle to another disk"
+            f"the engines take about {size / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free at {folder}: make room or "
+            f"{elsewhere}"
         )
 
 
-def check_working_memory(graph: str, need: Need, weights: int, workspace: int, free: int | None) -> None:
+def check_working_memory(
+    graph: str, symbols: Collection[str], need: Need, weights: int, workspace: int, free: int | None
+) -> None:
     """Refuse sizes for which the least `need` is more than the workspace, or with the weights more than the GPU has
-    `free`. Raises UserError with the figures."""
-    smaller = ", or ".join(
-        filter(None, [need.remedy, "build for a smaller image, fewer --context_frames or a smaller --window_batch"])
-    )
+    `free`. `symbols` are those of the graph's sizes. Raises UserError with the figures."""
+    remedies = "".join(f", or {remedy}" for remedy in (need.remedy, _smaller(symbols)) if remedy)
     what = f"{graph} needs at least {need.size / 2**30:.1f} GiB of working memory for {need.what}"
     if need.size > workspace:
         raise UserError(
-            f"{what}, --workspace allows {workspace / 2**30:g} GiB: raise it to what the GPU can spare, or {smaller}"
+            f"{what}, --workspace allows {workspace / 2**30:g} GiB: raise it to what the GPU can spare{remedies}"
         )
     if free is not None and need.size + weights > free:
         raise UserError(
             f"{what} and {weights / 2**30:.1f} GiB for its weights, the GPU has {free / 2**30:.1f} GiB free: close "
-            f"other programs on it, or {smaller}"
+            f"other programs on it{remedies}"
         )
+
+
+def _smaller(symbols: Collection[str]) -> str:
+    """What a graph with sizes of these symbols can be built for that needs less, or ""."""
+    named = {"h": "a smaller image", "F": "fewer --context_frames", "B": "a smaller --window_batch"}
+    words = " or ".join(words for symbol, words in named.items() if symbol in symbols)
+    return f"build for {words}" if words else ""

@@ -1,6 +1,7 @@
 """How long an engine takes on the GPU: to keep the fastest of several builds."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -21,6 +22,16 @@ from vexpress_trt.engines.verify import vector_inputs
 _WARM_UPS, _RUNS = 3, 20
 
 
+@dataclass(frozen=True)
+class TimedPlan:
+    """A plan, the median milliseconds of a run at its best sizes, and the bytes of working memory it asks for at its
+    largest."""
+
+    plan: Plan
+    milliseconds: float
+    working: int
+
+
 def fastest_of(
     builds: int,
     build: Callable[[], Plan],
@@ -30,24 +41,24 @@ def fastest_of(
     profile: Profile,
     key: EngineKey,
     gpu_id: int,
-) -> tuple[Plan, list[float]]:
-    """Build so many times; the plan that runs fastest at its best sizes, and every plan's milliseconds.
+) -> tuple[TimedPlan, list[float]]:
+    """Build so many times; the fastest plan, and every plan's milliseconds.
 
     Raises UserError where the GPU cannot be used or has no room.
     """
     best, times = None, []
     for _ in range(builds):
-        plan = build()
-        times.append(time_plan(plan, bundle, tensorrt, spec, profile, key, driver(gpu_id)))
-        if times[-1] == min(times):
-            best = plan
+        timed = time_plan(build(), bundle, tensorrt, spec, profile, key, driver(gpu_id))
+        times.append(timed.milliseconds)
+        if timed.milliseconds == min(times):
+            best = timed
     return best, times
 
 
 def time_plan(
     plan: Plan, bundle: Bundle, tensorrt: TensorRt, spec: GraphSpec, profile: Profile, key: EngineKey, gpu: Driver
-) -> float:
-    """The median milliseconds of a run at the profile's best sizes."""
+) -> TimedPlan:
+    """Load a plan on the GPU and run it at the profile's best sizes."""
     sizes = {symbol: own.best for symbol, own in profile.ranges.items()}
     taken: list[int] = []
 
@@ -75,7 +86,8 @@ def time_plan(
             loaded.use_scratch(allocate(size), size)
             for _ in range(_WARM_UPS):
                 loaded.enqueue(stream)
-            return median(gpu.milliseconds(stream, lambda: loaded.enqueue(stream)) for _ in range(_RUNS))
+            times = [gpu.milliseconds(stream, lambda: loaded.enqueue(stream)) for _ in range(_RUNS)]
+            return TimedPlan(plan, median(times), loaded.working)
         finally:
             gpu.stream_synchronize(stream)
             if loaded is not None:

@@ -9,7 +9,7 @@ from vexpress_trt.engines.trt.flavour import TensorRt
 from vexpress_trt.engines.trt.key import Sidecar
 from vexpress_trt.engines.trt.loaded_plan import deserialised
 
-_RECORD = "working_bytes"
+RECORD = "working_bytes"  # in what a sidecar tells of the build
 
 
 def measured(data: Any, tensorrt: TensorRt, options: tuple[str, ...], gpu_id: int) -> dict[str, int]:
@@ -17,12 +17,12 @@ def measured(data: Any, tensorrt: TensorRt, options: tuple[str, ...], gpu_id: in
     try:
         with driver(gpu_id).current():
             _, engine = deserialised(tensorrt, data, options, shared_log(tensorrt.module))
-            return {} if engine is None else {_RECORD: int(engine.device_memory_size_v2)}
+            return {} if engine is None else {RECORD: int(engine.device_memory_size_v2)}
     except UserError:
         return {}
 
 
 def recorded(sidecar: Sidecar) -> int | None:
     """Bytes of working memory, or None where the engine was built ahead of time, on another machine."""
-    found = sidecar.built.get(_RECORD)
+    found = sidecar.built.get(RECORD)
     return found if isinstance(found, int) and found >= 0 else None

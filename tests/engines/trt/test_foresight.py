@@ -100,17 +100,31 @@ def test_speech_that_needs_too_much_can_be_heard_in_less(
 ) -> None:
     command = f"build {fresh_bundle} --target sm86 --precision fp16 --graphs audio_encoder --workspace 0.0625".split()
     assert cli.main(command) == 2
-    assert "or let it hear less at once with --audio_seconds" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.endswith("or let it hear less at once with --audio_seconds\n") and "image" not in said
     assert cli.main([*command, "--audio_seconds", "2"]) == 0
 
 
 def test_a_gpu_that_is_too_small_is_named_with_what_helps() -> None:
-    need = Need(3 << 30, "an attention", "use --precision fp16")
-    check_working_memory("denoiser_guided", need, 2 << 30, 8 << 30, None)
+    need, symbols = Need(3 << 30, "an attention", "use --precision fp16"), {"B", "F", "h", "w"}
+    check_working_memory("denoiser_guided", symbols, need, 2 << 30, 8 << 30, None)
     with pytest.raises(UserError, match="and 2.0 GiB for its weights, the GPU has 4.0 GiB free: close other programs"):
-        check_working_memory("denoiser_guided", need, 2 << 30, 4 << 30, 4 << 30)
+        check_working_memory("denoiser_guided", symbols, need, 2 << 30, 4 << 30, 4 << 30)
     with pytest.raises(UserError, match=r"--workspace allows 2 GiB: .*, or use --precision fp16, or build for"):
-        check_working_memory("denoiser_guided", need, 0, 2 << 30, None)
+        check_working_memory("denoiser_guided", symbols, need, 0, 2 << 30, None)
+
+
+@pytest.mark.parametrize(
+    ("symbols", "helps"),
+    [
+        ("BFhw", ", or build for a smaller image or fewer --context_frames or a smaller --window_batch"),
+        ("Nhw", ", or build for a smaller image"),
+        ("S", ""),
+    ],
+)
+def test_only_sizes_that_a_graph_has_are_called_too_large(symbols: str, helps: str) -> None:
+    with pytest.raises(UserError, match=f"raise it to what the GPU can spare{helps}$"):
+        check_working_memory("g", symbols, Need(3 << 30, "a step"), 0, 2 << 30, None)
 
 
 def test_the_workspace_is_no_more_than_the_gpu_has_free() -> None:

@@ -56,6 +56,9 @@ def test_the_fastest_of_three_is_kept_with_the_times_of_all(bundle: Bundle, mach
     sidecar = Sidecar.from_json(plan.with_suffix(".json").read_text(), "x")
     assert sidecar.built["milliseconds"] == [5.0, 3.0, 4.0]
     assert working_memory.recorded(sidecar) == fake_tensorrt.NEEDED
+    assert (
+        fake_tensorrt.Runtime.deserialised == ["vae_decoder"] * 3
+    )  # once each: a run tells the working memory as well
     assert caches == [None] * 3  # with timings of the first, all would be the same
     assert not machine.memory and not machine.streams
     assert not list(bundle.root.glob(".timing*"))
