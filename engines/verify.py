@@ -7,10 +7,11 @@ torch modules are stored, each thinned to a few thousand values.
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from zipfile import BadZipFile
 
 import numpy as np
@@ -34,13 +35,19 @@ THRESHOLDS_DB = {"fp32": 80.0, "fp16": 40.0, "bf16": 25.0}
 # FP32 matrix products on a GPU's tensor cores (TF32) have ten bits of mantissa, as FP16.
 _TF32_DB = THRESHOLDS_DB["fp16"]
 _CPU_BACKENDS = ("onnxruntime", "openvino", "torch")
+_PLANNED = ("tensorrt", "tensorrt-rtx")
+_ABOUT_MOMENTARY = (
+    "momentary: no stored plan takes the small test inputs, so one was built for them and thrown away. What was "
+    "checked is TensorRT's arithmetic on the graph, not the stored plans, whose bytes `vexpress engines verify` checks"
+)
 
 
 @dataclass(frozen=True)
 class ParityResult:
     """How far a graph on a backend is from its FP32 torch module: the worst of its outputs.
 
-    An output with values that are not finite has `snr_db` -inf and `max_abs` inf.
+    An output with values that are not finite has `snr_db` -inf and `max_abs` inf. `plan`, of TensorRT: an engine of the
+    bundle, or one that was built for the test inputs and thrown away.
     """
 
     graph: str
@@ -50,6 +57,7 @@ class ParityResult:
     snr_db: float
     max_abs: float
     threshold_db: float
+    plan: Literal["stored", "momentary"] | None = None
 
     @property
     def passed(self) -> bool:
@@ -70,24 +78,41 @@ def verify_bundle(
     dtype: str | None = None,
     threads: int | None = None,
     report: Callable[[ParityResult], None] = lambda result: None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> list[ParityResult]:
     """Run every graph on `backend` and compare with the stored outputs.
 
     `precision` None checks all precisions of the bundle that the backend runs; `dtype` and `threads` are those of
-    `load_engine`. `report` is called with each result as it is known. One engine is loaded at a time. Raises UserError
-    when an engine cannot be loaded or the bundle has no test vectors.
+    `load_engine`. `report` is called with each result as it is known. One engine is loaded at a time. Where TensorRT
+    has no engine in the bundle that takes the test inputs, it builds one for them and throws it away; `tell` is told
+    before each of these builds, and when Ctrl-C ends one.
+
+    Raises UserError when an engine cannot be loaded or built or the bundle has no test vectors; before the first build
+    where memory or disk are short for one of them.
     """
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     name, _ = choose_backend(backend)
     kind = name.partition(":")[0]
     runnable = [each for each in bundle.precisions if choose_precision(kind, [each]) == each]
+    precisions = [precision] if precision else runnable or bundle.precisions[:1]
     graphs = dict.fromkeys(spec.name for spec in bundle.manifest.graphs)
+    specs = [bundle.graph(graph, each) for each in precisions for graph in graphs]
+    unplanned = _unplanned(bundle, specs, name, dtype) if kind in _PLANNED else []
     results = []
-    for each in [precision] if precision else runnable or bundle.precisions[:1]:
-        for graph in graphs:
-            with load_engine(bundle, graph, backend=name, precision=each, dtype=dtype, threads=threads) as engine:
-                results.append(verify_engine(bundle, engine, dtype=dtype))
-            report(results[-1])
+    for spec in specs:
+        loading: AbstractContextManager[Engine]
+        if spec in unplanned:
+            number = f"{unplanned.index(spec) + 1}/{len(unplanned)}"
+            tell(f"{number} {spec.name} in {spec.precision}: building a plan for the test inputs")
+            loading, plan = _momentary(bundle, spec, name, tell), "momentary"
+        else:
+            loading = load_engine(
+                bundle, spec.name, backend=name, precision=spec.precision, dtype=dtype, threads=threads
+            )
+            plan = "stored" if kind in _PLANNED else None
+        with loading as engine:
+            results.append(replace(verify_engine(bundle, engine, dtype=dtype), plan=plan))
+        report(results[-1])
     return results
 
 
@@ -108,10 +133,13 @@ def format_results(results: Sequence[ParityResult]) -> str:
     for result in results:
         lines.append(
             f"{result.graph:<17} {result.precision:<9} {result.backend:<12} {result.snr_db:7.1f} "
-            f"{result.threshold_db:6.0f}  {result.max_abs:.2g} ({result.output}){'' if result.passed else '  FAILED'}"
+            f"{result.threshold_db:6.0f}  {result.max_abs:.2g} ({result.output})"
+            f"{f', {result.plan} plan' if result.plan else ''}{'' if result.passed else '  FAILED'}"
         )
     failed = sum(not result.passed for result in results)
     lines.append(f"{failed} of {len(results)} graphs differ" if failed else f"all {len(results)} graphs agree")
+    if any(result.plan == "momentary" for result in results):
+        lines.append(_ABOUT_MOMENTARY)
     return "\n".join(lines)
 
 
@@ -182,6 +210,28 @@ def thin(array: np.ndarray) -> np.ndarray:
     """
     step = -(-array.size // MAX_VALUES)
     return np.asarray(array).reshape(-1)[:: step + (step > 1 and step % 2 == 0)].astype(np.float32)
+
+
+def _unplanned(bundle: Bundle, specs: Sequence[GraphSpec], backend: str, dtype: str | None) -> list[GraphSpec]:
+    """The graphs of which no engine of the bundle takes the test inputs. Raises UserError where one cannot be built."""
+    from vexpress_trt.engines.trt.momentary import check_momentary, is_stored
+
+    found = []
+    for spec in specs:
+        sizes, _ = read_vectors(bundle.path(vector_path(spec.name)))
+        if not is_stored(bundle, spec, backend, sizes):
+            check_momentary(bundle, spec, backend, dtype)
+            found.append(spec)
+    return found
+
+
+def _momentary(
+    bundle: Bundle, spec: GraphSpec, backend: str, tell: Callable[[str], None]
+) -> AbstractContextManager[Engine]:
+    from vexpress_trt.engines.trt.momentary import momentary_engine
+
+    sizes, _ = read_vectors(bundle.path(vector_path(spec.name)))
+    return momentary_engine(bundle, spec, backend, sizes, tell)
 
 
 def _values(spec: GraphSpec, tensor: TensorSpec, shape: tuple[int, ...]) -> np.ndarray:

@@ -41,7 +41,7 @@ def _verify(args: argparse.Namespace) -> int:
     for name in ("bisect_precision", "bisect_dtype", "graph", "threshold"):
         if getattr(args, name) is not None:
             raise UserError(f"--{name} is about --bisect: name the backend to compare with there.")
-    results = verify_bundle(args.bundle, backend=args.backend, precision=args.precision, dtype=args.dtype)
+    results = verify_bundle(args.bundle, backend=args.backend, precision=args.precision, dtype=args.dtype, tell=_tell)
     print(json.dumps([result.as_dict() for result in results], indent=2) if args.json else format_results(results))
     return 0 if all(result.passed for result in results) else 1
 

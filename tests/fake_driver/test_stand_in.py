@@ -21,7 +21,7 @@ PARTS = {
     "kernels": ([INSIDE / "test_strictness.py", "runtime/cuda/test_kernels_gpu.py", "-k", _KERNELS], 1),
     "device": (["runtime/cuda/test_device_gpu.py", INSIDE / "test_loop.py"], 6),
     "clips": ([INSIDE / "test_engines.py", INSIDE / "test_generate.py"], 1),
-    "bisect": ([INSIDE / "test_bisect.py"], 1),
+    "plans": ([INSIDE / "test_bisect.py", INSIDE / "test_verify.py"], 1),
     "budget": ([INSIDE / "test_budget.py"], 1),
     "check": ([INSIDE / "test_gpu_check.py"], 1),
 }

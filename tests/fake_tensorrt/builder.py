@@ -1,12 +1,17 @@
-"""TensorRT's parser and builder: a plan is the ONNX file itself, which the runtime side has onnxruntime run."""
+"""TensorRT's parser and builder: a plan is the ONNX graph with its weights, which onnxruntime runs."""
 
 import json
+from base64 import b64encode
 from enum import Enum, IntEnum
 from pathlib import Path
 
 import onnx
 
 from fake_tensorrt.runtime import TYPES, DataType, ILogger
+from vexpress_trt.engines.bundle import Bundle
+from vexpress_trt.engines.dims import evaluate, solve
+from vexpress_trt.engines.manifest import GraphSpec
+from vexpress_trt.engines.onnx_weights import initializer_arrays
 
 _ELEMENTS = {
     onnx.TensorProto.FLOAT: DataType.FLOAT,
@@ -45,11 +50,11 @@ class ILayer:
 
 
 class INetworkDefinition:
-    """Shapes are inferred when a graph is parsed, so inputs of sizes that are pinned later have them from the start."""
+    """Shapes of outputs are found anew whenever one is asked for, of the sizes that the inputs have by then; those of
+    tensors inside when a graph is parsed."""
 
     def __init__(self) -> None:
         self._inputs: list[ITensor] = []
-        self._outputs: list[ITensor] = []
         self._layers: list[ILayer] = []
 
     @property
@@ -58,7 +63,7 @@ class INetworkDefinition:
 
     @property
     def num_outputs(self) -> int:
-        return len(self._outputs)
+        return len(self._model.graph.output)
 
     @property
     def num_layers(self) -> int:
@@ -68,27 +73,45 @@ class INetworkDefinition:
         return self._inputs[index]
 
     def get_output(self, index: int) -> ITensor:
-        return self._outputs[index]
+        return self._inferred()[self._model.graph.output[index].name]
 
     def get_layer(self, index: int) -> ILayer:
         return self._layers[index]
 
     def _fill(self, path: Path, model: onnx.ModelProto) -> None:
         self._path, self._model = path, model
-        bare = onnx.ModelProto()
-        bare.CopyFrom(model)
-        del bare.graph.value_info[:]
-        graph = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
-        tensors = {
-            value.name: ITensor(value)
-            for value in (*graph.input, *graph.value_info, *graph.output)
-            if value.type.tensor_type.elem_type in _ELEMENTS
-        }
-        self._inputs = [tensors[value.name] for value in graph.input]
-        self._outputs = [tensors[value.name] for value in graph.output]
-        self._layers = [ILayer(node.op_type, tensors.get(node.output[0])) for node in graph.node]
+        self._inputs = [ITensor(value) for value in model.graph.input]
         for tensor in self._inputs:
             tensor.is_network_input = True
+        tensors = self._inferred()
+        self._layers = [ILayer(node.op_type, tensors.get(node.output[0])) for node in model.graph.node]
+
+    def _inferred(self) -> dict[str, ITensor]:
+        bare = onnx.ModelProto()
+        bare.CopyFrom(self._model)
+        del bare.graph.value_info[:]
+        known: dict[str, int] = {}
+        for value, tensor in zip(bare.graph.input, self._inputs, strict=True):
+            if min(tensor.shape, default=1) > 0:
+                known |= solve([(value.name, _declared(value), tensor.shape)])
+        for value in (*bare.graph.input, *bare.graph.output):
+            for dim, declared in zip(value.type.tensor_type.shape.dim, _declared(value), strict=True):
+                size = evaluate(declared, known)
+                if size is not None:
+                    dim.dim_value = size
+        graph = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
+        values = (*graph.value_info, *graph.output)
+        return {value.name: ITensor(value) for value in values if value.type.tensor_type.elem_type in _ELEMENTS}
+
+    def _take_in_weights(self) -> None:
+        spec = GraphSpec(self._model.graph.name, "fp32", self._path.name, (), (), ())
+        arrays = initializer_arrays(Bundle(self._path.parent, None), spec, self._model)
+        for tensor in self._model.graph.initializer:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(arrays[tensor.name], tensor.name))
+
+
+def _declared(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
+    return tuple(dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim)
 
 
 class OnnxParser:
@@ -165,14 +188,13 @@ class Builder:
         if not self.only_fused or network.num_outputs == 1:
             for node in network._model.graph.node:
                 node.op_type = self.miscompiled.get(node.op_type, node.op_type)
-        compiled = network._path.with_suffix(".compiled.onnx")
-        compiled.write_bytes(network._model.SerializeToString())
+        network._take_in_weights()
         return json.dumps(
             {
                 "graph": network._model.graph.name,
                 "profile": "fixed",
-                "onnx": str(compiled),
+                "onnx": b64encode(network._model.SerializeToString()).decode(),
                 "inputs": [tensor._described() for tensor in network._inputs],
-                "outputs": [tensor._described() for tensor in network._outputs],
+                "outputs": [network.get_output(index)._described() for index in range(network.num_outputs)],
             }
         ).encode()

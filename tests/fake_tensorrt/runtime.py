@@ -6,11 +6,13 @@ It refuses what the real one refuses: unknown names, sizes outside the profile, 
 import ctypes
 import json
 from abc import ABC, abstractmethod
+from base64 import b64decode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -212,14 +214,14 @@ class IExecutionContext:
 
 def _built(about: dict[str, Any]) -> Engine:
     """The graph that the builder wrote down, on onnxruntime."""
-    path = Path(about["onnx"])
     inputs, outputs = (
         tuple(TensorSpec(name, dtype, tuple(shape)) for name, dtype, shape in about[side])
         for side in ("inputs", "outputs")
     )
-    files = tuple(file.name for file in path.parent.iterdir() if file.is_file())
-    spec = GraphSpec(about["graph"], "fp32", path.name, inputs, outputs, files)
-    return OnnxRuntimeEngine(Bundle(path.parent, None), spec, threads=1)
+    spec = GraphSpec(about["graph"], "fp32", "compiled.onnx", inputs, outputs, ("compiled.onnx",))
+    with TemporaryDirectory() as folder:
+        (Path(folder) / spec.path).write_bytes(b64decode(about["onnx"]))
+        return OnnxRuntimeEngine(Bundle(Path(folder), None), spec, threads=1)
 
 
 class HostDriver:

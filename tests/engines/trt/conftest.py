@@ -1,8 +1,10 @@
 """TensorRT-RTX, and a bundle whose graphs it can build in seconds."""
 
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import fake_tensorrt
 import pytest
@@ -10,7 +12,8 @@ import pytest
 from vexpress_trt.engines import selection
 from vexpress_trt.engines.gpu import Gpu, GpuStatus
 from vexpress_trt.engines.trt import engine as engine_module
-from vexpress_trt.engines.trt import fitting, flavour, preflight
+from vexpress_trt.engines.trt import fitting, flavour, momentary, preflight, probe, timing_cache
+from vexpress_trt.engines.trt.builder import Build
 from vexpress_trt.engines.trt.flavour import RTX, TENSORRT, TensorRt, load_tensorrt
 
 
@@ -83,6 +86,33 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> fake_tensorrt.HostDriver:
     monkeypatch.setattr(fake_tensorrt.Runtime, "deserialised", [])
     monkeypatch.setattr(fake_tensorrt.IExecutionContext, "runs", [])
     return host
+
+
+@pytest.fixture
+def machine(gpu: fake_tensorrt.HostDriver, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> fake_tensorrt.HostDriver:
+    """The GPU that is played, with a builder that is played as well, and a folder of its own for what is temporary."""
+    for module in (probe, momentary):
+        monkeypatch.setattr(module, "driver", lambda index: gpu)
+    card = SimpleNamespace(devices=(SimpleNamespace(name="NVIDIA L4"),), cuda="13.0")
+    monkeypatch.setattr(timing_cache, "gpu_status", lambda: card)
+    monkeypatch.setattr(fake_tensorrt.Builder, "built", [])
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    return gpu
+
+
+@pytest.fixture
+def miscompiled(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    def plant(only_fused: bool = False, **operators: str) -> None:
+        monkeypatch.setattr(fake_tensorrt.Builder, "miscompiled", operators)
+        monkeypatch.setattr(fake_tensorrt.Builder, "only_fused", only_fused)
+
+    return plant
+
+
+@pytest.fixture
+def unbuilt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Build, "run", lambda *given: pytest.fail("it was built"))
 
 
 @pytest.fixture(params=[TENSORRT, RTX])

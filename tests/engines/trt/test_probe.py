@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import fake_tensorrt
 import numpy as np
@@ -18,7 +17,7 @@ from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.gpu import GpuStatus
 from vexpress_trt.engines.inside import Side, look_inside
 from vexpress_trt.engines.manifest import PRECISION_DTYPE, GraphSpec, ModelConfig, TensorSpec
-from vexpress_trt.engines.trt import fitting, probe, timing_cache
+from vexpress_trt.engines.trt import fitting, momentary, probe
 from vexpress_trt.engines.trt.builder import Build
 from vexpress_trt.engines.trt.flavour import RTX, TensorRt
 from vexpress_trt.engines.trt.store import EngineStore
@@ -71,32 +70,6 @@ def nodes(element: int) -> list:
         made.append(helper.make_node(kind, inputs, [name], name=f"net/{kind}_{name}", **to))
         last = name
     return made
-
-
-@pytest.fixture
-def machine(gpu: HostDriver, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> HostDriver:
-    """The GPU that is played, with a builder that is played as well, and a folder of its own for what is temporary."""
-    monkeypatch.setattr(probe, "driver", lambda index: gpu)
-    card = SimpleNamespace(devices=(SimpleNamespace(name="NVIDIA L4"),), cuda="13.0")
-    monkeypatch.setattr(timing_cache, "gpu_status", lambda: card)
-    monkeypatch.setattr(fake_tensorrt.Builder, "built", [])
-    (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-    return gpu
-
-
-@pytest.fixture
-def miscompiled(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    def plant(only_fused: bool = False, **operators: str) -> None:
-        monkeypatch.setattr(fake_tensorrt.Builder, "miscompiled", operators)
-        monkeypatch.setattr(fake_tensorrt.Builder, "only_fused", only_fused)
-
-    return plant
-
-
-@pytest.fixture
-def unbuilt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Build, "run", lambda *given: pytest.fail("it was built"))
 
 
 HALF, REFERENCE = Side("tensorrt", "fp16"), Side("onnxruntime", "fp32")
@@ -185,7 +158,7 @@ def test_too_little_memory_is_said_before_anything_is_built(chain: Bundle, machi
     def short(*given) -> None:
         raise UserError("building fp16 takes 99.0 GiB of memory")
 
-    monkeypatch.setattr(probe, "check_room", short)
+    monkeypatch.setattr(momentary, "check_room", short)
     with pytest.raises(UserError, match="building fp16 takes 99.0 GiB"):
         bisect(chain, HALF, REFERENCE)
 
@@ -211,7 +184,7 @@ def ahead(rtx: TensorRt, machine: HostDriver, monkeypatch: pytest.MonkeyPatch) -
         def run(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
             return {}
 
-    monkeypatch.setattr(probe, "TensorRtEngine", Unloaded)
+    monkeypatch.setattr(momentary, "TensorRtEngine", Unloaded)
     monkeypatch.setattr(fitting, "load_tensorrt", lambda backend: rtx)
     return bindings
 
