@@ -19,9 +19,9 @@ from vexpress_trt.serving.limits import Limits
 
 # What Triton's side imports; none of it needs more than the standard library, NumPy and Triton's own module.
 MODULES = (
-    "engines.errors runtime.presets runtime.request runtime.request_json serving.protocol serving.errors "
-    "serving.settings serving.messages serving.limits serving.job serving.metrics serving.worker_process "
-    "serving.dispatcher serving.triton_stream serving.triton_mp4"
+    "engines.call_sizes engines.errors runtime.presets runtime.request runtime.request_json serving.protocol "
+    "serving.errors serving.settings serving.messages serving.limits serving.job serving.metrics "
+    "serving.worker_process serving.dispatcher serving.triton_stream serving.triton_mp4"
 ).split()
 _PACKAGES = "engines runtime serving".split()
 
