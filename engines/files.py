@@ -92,8 +92,8 @@ def remove(path: Path) -> None:
     """Delete a file or a whole folder; nothing happens where it does not exist."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
-    else:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+    elif os.path.lexists(path):  # asked first: a read-only file system refuses to remove even what is not there
+        with contextlib.suppress(FileNotFoundError):
             path.unlink()
 
 

@@ -47,6 +47,16 @@ def test_a_failed_block_leaves_what_was_there_and_nothing_else(
     assert os.listdir(tmp_path) == ["target"]
 
 
+def test_a_read_only_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(Path, "unlink", refuse)  # also where there is nothing of that name
+    with pytest.raises(UserError, match=f"no permission to write in {tmp_path}"), atomic_path(tmp_path / "clip.mp4"):
+        pass
+
+
 @pytest.mark.parametrize("exchange", [True, False], ids=["in one step", "by renames"])
 def test_a_folder_replaces_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool) -> None:
     if not exchange:
