@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from vexpress_trt.engines.bundle import Bundle
+from vexpress_trt.engines.cpu import cpu
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.inside import Side, look_inside
 from vexpress_trt.engines.intermediates import spread
@@ -99,9 +100,11 @@ def bisect(
 
 
 def settled(bundle: Bundle, side: Side) -> Side:
-    """The side with its backend and precision chosen. Raises UserError for a backend that cannot run here."""
+    """The side with what it leaves open chosen, but for a type that follows from the precision. Raises UserError for a
+    backend that cannot run here."""
     backend, _ = choose_backend(side.backend, side.dtype or "auto")
-    return Side(backend, side.precision or choose_precision(backend, bundle.precisions), side.dtype)
+    dtype = side.dtype or (cpu().fastest_dtype if backend == "openvino" else None)
+    return Side(backend, side.precision or choose_precision(backend, bundle.precisions), dtype)
 
 
 def format_divergences(results: Sequence[Divergence], one: Side, other: Side) -> str:

@@ -23,6 +23,11 @@ class Cpu:
             return "AMX"
         return "AVX-512" if "avx512_bf16" in self.flags else ""
 
+    @property
+    def fastest_dtype(self) -> str:
+        """The type that OpenVINO computes in unless it is told."""
+        return "bf16" if self.bf16_unit else "fp32"
+
 
 @lru_cache(maxsize=1)
 def cpu() -> Cpu:

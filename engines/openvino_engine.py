@@ -155,7 +155,7 @@ def _array(tensor: Any) -> np.ndarray:
 
 
 def _settings(dtype: str | None, threads: int | None) -> dict[str, Any]:
-    chosen = dtype or ("bf16" if cpu().bf16_unit else "fp32")
+    chosen = dtype or cpu().fastest_dtype
     if chosen not in _ELEMENT_TYPES:
         raise UserError(f"openvino computes in fp32 or bf16 on a CPU, not in {chosen}: choose one of these")
     return {

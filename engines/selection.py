@@ -118,7 +118,7 @@ def choose_engines(
     precision = "fp32" if dtype == "fp32" else choose_precision(name, bundle.precisions)
     computed = dtype
     if dtype == "auto":
-        computed = "bf16" if name == "openvino" and cpu().bf16_unit else "fp32"
+        computed = cpu().fastest_dtype if name == "openvino" else "fp32"
     if name == "openvino" and computed == "fp16":
         raise UserError("openvino computes in fp32 or bf16 on a CPU: choose one of these for --dtype")
     return EngineChoice(name, reason, _present(bundle, precision), computed)

@@ -252,7 +252,7 @@ def _values(spec: GraphSpec, tensor: TensorSpec, shape: tuple[int, ...]) -> np.n
 
 def threshold_of(spec: GraphSpec, backend: str, dtype: str | None) -> float:
     """The dB that the coarser of the graph's type and the arithmetic reaches; `dtype` None is the backend's own."""
-    if dtype is None and backend == "openvino" and cpu().bf16_unit:
-        dtype = "bf16"  # its choice on such processors
+    if dtype is None and backend == "openvino":
+        dtype = cpu().fastest_dtype
     threshold = min(THRESHOLDS_DB[each] for each in (spec.precision, dtype) if each in THRESHOLDS_DB)
     return threshold if backend in _CPU_BACKENDS else min(threshold, _TF32_DB)

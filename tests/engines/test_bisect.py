@@ -11,6 +11,7 @@ from vexpress_trt import cli
 from vexpress_trt.engines import selection
 from vexpress_trt.engines.bisect import Divergence, Side, bisect, format_divergences, signal_to_error
 from vexpress_trt.engines.bundle import Bundle, write_bundle
+from vexpress_trt.engines.cpu import Cpu, cpu
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.gpu import GpuStatus
 from vexpress_trt.engines.intermediates import Probe
@@ -166,6 +167,12 @@ def test_what_cannot_be_compared_is_refused(make, one: Side, other: Side, said: 
         bisect(make(), one, other)
 
 
+def test_openvino_against_the_type_that_it_takes_by_itself_is_one_side(make, monkeypatch) -> None:
+    monkeypatch.setattr("vexpress_trt.engines.bisect.cpu", lambda: Cpu("some", ("avx512_bf16",)))
+    with pytest.raises(UserError, match="both sides are openvino/fp32/bf16; name another"):
+        bisect(make(), Side("openvino", "fp32"), Side("openvino", "fp32", "bf16"))
+
+
 def test_the_command_tells_and_ends_with_1_where_sides_diverge(make, capsys) -> None:
     root = str(make("weight").root)
     command = "--backend onnxruntime --precision fp16 --bisect onnxruntime --bisect_precision fp32".split()
@@ -177,7 +184,8 @@ def test_the_command_tells_and_ends_with_1_where_sides_diverge(make, capsys) -> 
     (result,) = json.loads(capsys.readouterr().out)
     assert result["agrees"] and result["tensor"] is None
     assert cli.main(["verify", root, "--backend", "openvino", "--bisect", "onnxruntime", "--threshold", "0.1"]) == 0
-    assert "openvino/fp32 against onnxruntime/fp32" in capsys.readouterr().out  # the precisions that were chosen
+    chosen = f"openvino/fp32/{cpu().fastest_dtype} against onnxruntime/fp32"
+    assert chosen in capsys.readouterr().out
     assert cli.main(["verify", root, "--threshold", "1"]) == 2
     assert "--threshold is about --bisect" in capsys.readouterr().err
 

@@ -40,6 +40,7 @@ def test_model_and_instruction_sets_come_from_the_system(monkeypatch: pytest.Mon
 def test_what_multiplies_bfloat16(monkeypatch: pytest.MonkeyPatch, flags: str, unit: str) -> None:
     _read(monkeypatch, {"/proc/cpuinfo": f"flags\t\t: fpu {flags}\n"})
     assert cpu().bf16_unit == unit
+    assert cpu().fastest_dtype == ("bf16" if unit else "fp32")
 
 
 def test_a_system_that_does_not_tell_has_no_instruction_sets(monkeypatch: pytest.MonkeyPatch) -> None:
