@@ -35,7 +35,8 @@ def is_shipped(box: Path = BOX) -> bool:
 def taken_for_want_of_another() -> str:
     """What whoever named no bundle has to know."""
     trained_for = " ".join(f"--{name} {value:g}" for name, value in SETTINGS.items())
-    return f"the model in the box is taken, which knows drawn faces of 128x128 pixels only, and was trained for {trained_for}"
+    knows = "drawn faces of 128x128 pixels only"
+    return f"the model in the box is taken, which knows {knows} and was trained for {trained_for}"
 
 
 def shipped_bundle(box: Path = BOX) -> Path:
