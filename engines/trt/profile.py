@@ -97,13 +97,13 @@ class ProfileSettings:
     def problem(self, model: ModelConfig) -> str:
         """Why no engine can be built for this, with the flag and its bounds, or ""."""
         factor, longest = model.vae_scale_factor, model.max_context_frames
-        side = f"must be a multiple of {factor} from {MIN_SIDE} to {MAX_SIDE}"
-        seconds = f"must be from {SHORTEST_AUDIO_SECONDS:g} to {WHOLE_AUDIO_SECONDS:g}"
+        side = f"a multiple of {factor} from {MIN_SIDE} to {MAX_SIDE}"
+        seconds = f"from {SHORTEST_AUDIO_SECONDS:g} to {WHOLE_AUDIO_SECONDS:g}"
         bounds = {
             "w": (MIN_SIDE, MAX_SIDE, factor, side),
             "h": (MIN_SIDE, MAX_SIDE, factor, side),
-            "F": (1, longest, 1, f"this model takes 1 to {longest}"),
-            "B": (1, MAX_WINDOW_BATCH, 1, f"must be from 1 to {MAX_WINDOW_BATCH}"),
+            "F": (1, longest, 1, f"from 1 to {longest} for this model"),
+            "B": (1, MAX_WINDOW_BATCH, 1, f"from 1 to {MAX_WINDOW_BATCH}"),
             "S": (SHORTEST_AUDIO_SECONDS, WHOLE_AUDIO_SECONDS, None, seconds),
         }
         problems = (self._problem(symbol, *within) for symbol, within in bounds.items())
@@ -117,11 +117,11 @@ class ProfileSettings:
         said = f"--{flag.name} {flag.text(value)}"
         own = value if isinstance(value, Range) else Range.fixed(value)
         if not all(low <= size <= high and (step is None or size % step == 0) for size in own.parts):
-            return f"{said}: {bounds}."
+            return f"{said}: must be {bounds}."
         if not own.smallest <= own.best <= own.largest:
-            return f"{said}: MIN must not be above BEST, nor BEST above MAX ({bounds})."
+            return f"{said}: MIN must not be above BEST, nor BEST above MAX (each {bounds})."
         if symbol == "S" and self._seconds.is_fixed:
-            return f"{said}: speech has no fixed length, MAX must be more than MIN ({bounds})."
+            return f"{said}: speech has no fixed length, MAX must be more than MIN (each {bounds})."
         if symbol != "S" and isinstance(value, Range) and self.kind == "static":
             return f"{said}: a range needs --profile dynamic; a static one has one size ({bounds})."
         return ""

@@ -149,7 +149,7 @@ def test_every_size_in_a_range_is_taken_and_none_outside_of_it(data: st.DataObje
         (ProfileSettings(window_batch=0), "--window_batch 0"),
         (
             ProfileSettings("dynamic", image_width=Range(512, 256, 256)),
-            r"--image_width 512-256: MIN must not be above BEST, nor BEST above MAX .must be a multiple of 8 from",
+            r"--image_width 512-256: MIN must not be above BEST, nor BEST above MAX .each a multiple of 8 from",
         ),
         (ProfileSettings("dynamic", image_height=Range(64, 512, 256)), "--image_height 64-512-256: MIN must not be"),
         (ProfileSettings("dynamic", image_height=Range(64, 100, 256)), "--image_height 64-100-256: must be a multiple"),
@@ -157,7 +157,7 @@ def test_every_size_in_a_range_is_taken_and_none_outside_of_it(data: st.DataObje
         (ProfileSettings("dynamic", image_width=Range(64, 64, 2056)), "--image_width 64-64-2056: .* from 64 to 2048"),
         (
             ProfileSettings("dynamic", context_frames=Range(8, 33, 33)),
-            "--context_frames 8-33: this model takes 1 to 32",
+            "--context_frames 8-33: must be from 1 to 32 for this model",
         ),
         (ProfileSettings("dynamic", window_batch=Range(0, 0, 4)), "--window_batch 0-4: must be from 1 to 64"),
         (ProfileSettings(image_width=Range(256, 512, 512)), "--image_width 256-512: a range needs --profile dynamic"),
