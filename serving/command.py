@@ -73,26 +73,34 @@ def _serve(args: argparse.Namespace) -> int:
     from vexpress_trt.serving.server import Address, serve
 
     limits = _limits(args, args.held)
+    workers = () if args.setup_only else _serving_workers(args)
     environment = prepare(args.environment or default_folder(), _say)
     if args.setup_only:
         _say(f"Triton is in {environment.root}")
         return 0
-    bundle = args.bundle
-    if bundle is None:
-        from vexpress_trt.models.box.box import shipped_bundle, taken_for_want_of_another
-
-        bundle = shipped_bundle()
-        log.warning(f"no --bundle is given: {taken_for_want_of_another()}")
     return serve(
         environment,
         sys.executable,
-        _workers(args, bundle),
+        workers,
         limits,
         Address(args.host, args.grpc_port, args.http_port, args.metrics_port),
         args.token or os.environ.get(protocol.TOKEN_VARIABLE),
         _say,
         verbose=args.verbose,
     )
+
+
+def _serving_workers(args: argparse.Namespace) -> tuple[dict[str, Any], ...]:
+    """What `_workers` gives for the bundle that is served, which is there. Raises UserError where it is not."""
+    from vexpress_trt.engines.bundle import Bundle
+
+    if args.bundle is not None:
+        return _workers(args, Bundle.open(args.bundle).root)
+    from vexpress_trt.models.box.box import shipped_bundle, taken_for_want_of_another
+
+    workers = _workers(args, shipped_bundle())
+    log.warning(f"no --bundle is given: {taken_for_want_of_another()}")
+    return workers
 
 
 def _export_triton(args: argparse.Namespace) -> int:

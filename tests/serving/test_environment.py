@@ -11,6 +11,7 @@ import pytest
 from served import free_ports
 
 from vexpress_trt.cli import main
+from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.serving import environment
 
@@ -65,9 +66,19 @@ def test_a_taken_port_is_named(serve_environment: Path, capsys: pytest.CaptureFi
     assert f"--http_port {port}: cannot listen there" in capsys.readouterr().err
 
 
-def test_a_bundle_that_cannot_be_used_ends_it_with_the_workers_sentence(
-    serve_environment: Path, tmp_path: Path, capfd: pytest.CaptureFixture
+def test_a_bundle_that_is_not_there_is_refused_before_triton_is(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    place = tmp_path / "environment"
+    assert main(["serve", "--environment", str(place), "--bundle", str(tmp_path / "nothing")]) == 2
+    said = capsys.readouterr().err
+    assert "there is no bundle at" in said and len(said.splitlines()) == 1
+    assert not place.exists()
+
+
+def test_a_bundle_that_workers_cannot_use_ends_it_with_their_sentence(
+    serve_environment: Path, tmp_path: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # What the command looks at is there; it is gone when the workers start.
+    monkeypatch.setattr(Bundle, "open", lambda path: SimpleNamespace(root=path))
     names = ("grpc_port", "http_port", "metrics_port")
     ports = [f"--{name}={port}" for name, port in zip(names, free_ports(3), strict=True)]
     flags = ["--environment", str(serve_environment), "--bundle", str(tmp_path / "nothing")]
