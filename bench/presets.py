@@ -3,8 +3,9 @@
     vexpress serve &
     python -m vexpress_trt.bench.presets --server localhost:8001 --json bench/results/presets.json
 
-The demo's portrait speaks the demo's sentence. Every clip is a command of its own, all kinds in turns; the first round
-is not counted. Without `--server` there are processes only.
+The clip is made from `models/demo`: a photograph, which the model in the box does not know how to move, but no time
+depends on that. Every clip is a command of its own, all kinds in turns; the first round is not counted. Without
+`--server` there are processes only.
 """
 
 import argparse
@@ -92,7 +93,7 @@ def _cost(preset: str, where: str, clips: list[tuple[float, dict[str, Any]]]) ->
 
 
 def _demo(stack: ExitStack) -> Iterator[str]:
-    """The flags of the demo's clip, written to a folder that goes with `stack`."""
+    """The flags of the clip, which is written to a folder that goes with `stack`."""
     models = files("vexpress_trt.models")
     portrait = stack.enter_context(as_file(models / "demo" / "portrait.jpg"))
     speech = stack.enter_context(as_file(models / "demo" / "speech.flac"))
