@@ -9,6 +9,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 _POLL_SECONDS = 0.2
+_START_SECONDS = 5  # that a thread takes at most to begin
 Result = TypeVar("Result")
 
 
@@ -17,12 +18,13 @@ def in_thread(work: Callable[[], Result], context: AbstractContextManager[Any], 
 
     An interruption calls `stop` and waits for the end of `work`, however long that takes, unless a second one comes:
     that ends the process at once. The end is awaited by an event: a `Thread.join` that Ctrl-C interrupts takes the
-    thread for ended in Python 3.11.
+    thread for ended in Python 3.11, and one that interrupts `Thread.start` leaves a thread that runs or will.
     """
     outcome: list[Any] = []
-    ended = threading.Event()
+    begun, ended = threading.Event(), threading.Event()
 
     def run() -> None:
+        begun.set()
         try:
             with context:
                 outcome.append(work())
@@ -31,14 +33,15 @@ def in_thread(work: Callable[[], Result], context: AbstractContextManager[Any], 
         finally:
             ended.set()
 
-    threading.Thread(target=run, name="tensorrt-build").start()
     try:
+        threading.Thread(target=run, name="tensorrt-build").start()
         while not ended.wait(_POLL_SECONDS):
             pass
     except BaseException:
         with _next_signal_ends_the_process():
             stop()
-            ended.wait()
+            if begun.wait(_START_SECONDS):
+                ended.wait()
         raise
     if isinstance(outcome[0], BaseException):
         raise outcome[0]
