@@ -1,5 +1,6 @@
 """TensorRT-RTX, and a bundle whose graphs it can build in seconds."""
 
+import shutil
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -56,13 +57,8 @@ def typed_bundle(rtx: TensorRt, tmp_path_factory: pytest.TempPathFactory, other_
 
 @pytest.fixture
 def fresh_bundle(typed_bundle: Path, tmp_path: Path) -> Path:
-    """A copy of `typed_bundle` without engines; its files are links, so it costs nothing."""
-    import os
-    import shutil
-
-    return shutil.copytree(
-        typed_bundle, tmp_path / "fresh.bundle", copy_function=os.link, ignore=shutil.ignore_patterns("engines")
-    )
+    """A copy of `typed_bundle` without engines. No links: ONNX refuses weights that have another name."""
+    return shutil.copytree(typed_bundle, tmp_path / "fresh.bundle", ignore=shutil.ignore_patterns("engines"))
 
 
 @pytest.fixture
