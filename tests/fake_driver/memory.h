@@ -52,7 +52,7 @@ public:
     }
 
     // Whether an address belongs here, in use or not.
-    bool owns(Address at) const { return first_ != 0 && at >= first_ - kPage && at < first_ + kReserved; }
+    bool owns(Address at) const { return first_ != 0 && at - (first_ - kPage) < kReserved; }
 
     // Whether these bytes lie in one allocation that is in use.
     bool holds(Address at, std::size_t size) const {
