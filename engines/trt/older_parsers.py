@@ -32,27 +32,24 @@ def for_older_parsers(path: Path) -> bytes:
         rewrite(model)
     except ValueError as problem:
         raise UserError(
-            f"{path}: {problem}, which TensorRT reads from 10.14 on: install a newer version, or run the bundle with "
-            "`--backend onnxruntime` or `torch`"
+            f"{path}: {problem}, which is not rewritten for TensorRT before 10.14: install a newer version, or run the "
+            "bundle with `--backend onnxruntime` or `torch`"
         ) from None
     return model.SerializeToString()
 
 
-def rewrite(model: onnx.ModelProto) -> int:
-    """Do so in place; returns how many attentions there were. Raises ValueError that names a node and what of it."""
+def rewrite(model: onnx.ModelProto) -> None:
+    """Do so in place. Raises ValueError that names a node and what of it."""
     values = {value.name: value.type.tensor_type for value in (*model.graph.input, *model.graph.value_info)}
     nodes: list[onnx.NodeProto] = []
-    count = 0
     for node in model.graph.node:
         if node.op_type == "Attention" and node.domain == "":
             nodes += _products(model.graph, node, values)
-            count += 1
         else:
             nodes.append(node)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     _lower(model)
-    return count
 
 
 def _products(

@@ -144,7 +144,7 @@ def model_of(*nodes: onnx.NodeProto, opset: int = 23, element: int = TensorProto
 @pytest.mark.parametrize("settings", [{}, {"scale": 0.5}, {"softcap": 0.0, "is_causal": 0, "qk_matmul_output_mode": 0}])
 def test_an_attention_becomes_products_of_scaled_queries(settings: dict[str, Any]) -> None:
     model = model_of(helper.make_node("Attention", ["q", "k", "v"], ["y"], name="a", **settings))
-    assert rewrite(model) == 1
+    rewrite(model)
     onnx.checker.check_model(model, full_check=True)
     assert [node.op_type for node in model.graph.node] == ["Mul", "Transpose", "MatMul", "Softmax", "MatMul"]
     (scale,) = (onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer)
@@ -178,14 +178,15 @@ def test_an_attention_becomes_products_of_scaled_queries(settings: dict[str, Any
 def test_what_cannot_be_said_in_the_older_opset_is_named(tmp_path: Path, nodes: list, said: str) -> None:
     path = tmp_path / "g.onnx"
     onnx.save(model_of(*nodes), path)
-    with pytest.raises(UserError, match=rf"g.onnx: .*{said}.*, which TensorRT reads from 10.14 on: install a newer"):
+    remedy = "which is not rewritten for TensorRT before 10.14: install a newer"
+    with pytest.raises(UserError, match=rf"g.onnx: .*{said}.*, {remedy}"):
         for_older_parsers(path)
 
 
 def test_a_graph_of_an_older_opset_keeps_it() -> None:
     model = model_of(helper.make_node("Relu", ["q"], ["y"]), opset=20)
     before = model.SerializeToString()
-    assert rewrite(model) == 0
+    rewrite(model)
     assert model.SerializeToString() == before
 
 
