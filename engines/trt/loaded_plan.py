@@ -12,6 +12,8 @@ from vexpress_trt.engines.manifest import GraphSpec
 from vexpress_trt.engines.trt.bindings import check_loaded
 from vexpress_trt.engines.trt.builder import reason_of, shared_log
 from vexpress_trt.engines.trt.flavour import TensorRt
+from vexpress_trt.engines.trt.profile import Profile
+from vexpress_trt.engines.trt.size_flags import smaller
 from vexpress_trt.engines.trt.store import StoredEngine
 
 MAX_CACHE_BYTES = 256 << 20
@@ -177,11 +179,13 @@ def limit_weights(engine: Any, stored: StoredEngine, budget: int | None) -> int:
             break
         if not resident:
             streaming = " with all weights streaming in" if streamable else ""
-            remedy = "" if streamable else "build it with --weight_streaming --force, "
+            symbols = Profile.parse(stored.sidecar.key.profile).ranges
+            remedies = ["" if streamable else "build it with --weight_streaming --force", "use --save_gpu_memory"]
+            remedies += [smaller(symbols), "or allow more"]
             raise UserError(
                 f"{stored.plan.name} takes {needed / 2**20:.0f} MiB on the GPU{streaming}, "
-                f"{max(0, budget) / 2**20:.0f} MiB of --gpu_memory are left for it: {remedy}use --save_gpu_memory, "
-                "allow more, or build for a smaller image or fewer frames"
+                f"{max(0, budget) / 2**20:.0f} MiB of --gpu_memory are left for it: "
+                f"{', '.join(filter(None, remedies))}"
             )
         resident = max(0, resident - (needed - budget))
         engine.weight_streaming_budget_v2 = resident

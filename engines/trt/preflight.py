@@ -12,6 +12,7 @@ from vexpress_trt.engines.gpu import gpu_status
 from vexpress_trt.engines.manifest import GraphSpec
 from vexpress_trt.engines.trt.flavour import RTX, RTX_TARGETS, TensorRt
 from vexpress_trt.engines.trt.foresight import Need
+from vexpress_trt.engines.trt.size_flags import smaller
 
 _OLDEST_CAPABILITY = {"tensorrt": (7, 5), RTX: (7, 5)}
 # Measured on the full-size FP16 denoiser with TensorRT-RTX for two targets: 2.5 GiB of weights, 12.5 GiB resident.
@@ -93,7 +94,7 @@ def check_working_memory(
 ) -> None:
     """Refuse sizes for which the least `need` is more than the workspace, or with the weights more than the GPU has
     `free`. `symbols` are those of the graph's sizes. Raises UserError with the figures."""
-    remedies = "".join(f", or {remedy}" for remedy in (need.remedy, _smaller(symbols)) if remedy)
+    remedies = "".join(f", or {remedy}" for remedy in (need.remedy, smaller(symbols)) if remedy)
     what = f"{graph} needs at least {need.size / 2**30:.1f} GiB of working memory for {need.what}"
     if need.size > workspace:
         raise UserError(
@@ -104,10 +105,3 @@ def check_working_memory(
             f"{what} and {weights / 2**30:.1f} GiB for its weights, the GPU has {free / 2**30:.1f} GiB free: close "
             f"other programs on it{remedies}"
         )
-
-
-def _smaller(symbols: Collection[str]) -> str:
-    """What a graph with sizes of these symbols can be built for that needs less, or ""."""
-    named = {"h": "a smaller image", "F": "fewer --context_frames", "B": "a smaller --window_batch"}
-    words = " or ".join(words for symbol, words in named.items() if symbol in symbols)
-    return f"build for {words}" if words else ""

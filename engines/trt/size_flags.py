@@ -1,7 +1,7 @@
 """The flags of `vexpress build` that say sizes: one number, or a range as MIN-MAX or MIN-BEST-MAX."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -91,3 +91,10 @@ SIZE_FLAGS = {  # by the symbol whose sizes they say
     "B": SizeFlag("window_batch", int, _smallest, f"a number from 1 to {MAX_WINDOW_BATCH}"),
     "S": SizeFlag("audio_seconds", float, _typical, _SECONDS),
 }
+
+
+def smaller(symbols: Collection[str]) -> str:
+    """What a graph with sizes of these symbols can be built for that needs less, or ""."""
+    named = {"h": "a smaller image", "F": "fewer --context_frames", "B": "a smaller --window_batch"}
+    words = " or ".join(words for symbol, words in named.items() if symbol in symbols)
+    return f"build for {words}" if words else ""

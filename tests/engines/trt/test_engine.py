@@ -237,8 +237,9 @@ def test_a_budget_lets_weights_stream_or_refuses(bundle: Bundle, flavoured: Tens
     allowed = whole - 900 + fake_tensorrt.NEEDED + fake_tensorrt.STREAMING
     with load(bundle, flavoured, gpu_memory=allowed) as engine:
         assert sum(engine.gpu_bytes) == allowed and engine.gpu_bytes[0] == whole - 900
-    with pytest.raises(UserError, match="all weights streaming in, 0 MiB of .* left for it: use --save_gpu"):
+    with pytest.raises(UserError, match="all weights streaming in, 0 MiB of .* left for it: use --save_gpu") as refusal:
         load(bundle, flavoured, gpu_memory=allowed - 200)
+    assert str(refusal.value).endswith("use --save_gpu_memory, build for a smaller image, or allow more")
 
 
 def test_load_engine_hands_the_budget_on(bundle: Bundle, flavoured: TensorRt) -> None:
