@@ -20,7 +20,8 @@ from vexpress_trt.engines.trt.parsing import parsed
 
 class ExposedPlan(Inside):
     """TensorRT or TensorRT-RTX on this machine's GPU: every look builds a plan for the test inputs' sizes, in a folder
-    that goes with it. The bundle's own engines are neither used nor touched."""
+    that goes with it, but for a second Ctrl-C while the builder works: that leaves it. The bundle's own engines are
+    neither used nor touched."""
 
     def __init__(self, bundle: Bundle, spec: GraphSpec, side: Side, sizes: Mapping[str, int]) -> None:
         """Raises UserError, before anything is built, where there is no GPU for it, TensorRT cannot read the graph,
