@@ -48,10 +48,7 @@ class TensorRtEngine(Engine, DeviceEngine):
         """
         super().__init__(spec)
         self.backend = backend
-        if dtype not in (None, spec.precision):
-            raise UserError(
-                f"{backend} computes in the graph's own precision, {spec.precision}, not in {dtype}: leave out the type"
-            )
+        check_dtype(backend, spec, dtype)
         name, _, index = backend.partition(":")
         self._bundle, self._here = bundle, Here.of(name, int(index or 0))
         self._plans = fitting_plans(bundle, self._here, spec)
@@ -215,6 +212,14 @@ class TensorRtEngine(Engine, DeviceEngine):
         if self._loaded is not None:
             self._loaded[1].close()
             self._loaded = None
+
+
+def check_dtype(backend: str, spec: GraphSpec, dtype: str | None) -> None:
+    """Raises UserError for a type of arithmetic other than the graph's."""
+    if dtype not in (None, spec.precision):
+        raise UserError(
+            f"{backend} computes in the graph's own precision, {spec.precision}, not in {dtype}: leave out the type"
+        )
 
 
 def _address(buffer: Any) -> int:

@@ -7,17 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from vexpress_trt.engines.bundle import Bundle
-from vexpress_trt.engines.dims import symbols
 from vexpress_trt.engines.driver import driver
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.manifest import GraphSpec
 from vexpress_trt.engines.trt.build import STOPPING, engine_key
 from vexpress_trt.engines.trt.builder import Build, BuildOptions, Plan
-from vexpress_trt.engines.trt.engine import TensorRtEngine
+from vexpress_trt.engines.trt.engine import TensorRtEngine, check_dtype
 from vexpress_trt.engines.trt.fitting import Here, fitting_plans
 from vexpress_trt.engines.trt.interruption import in_thread
 from vexpress_trt.engines.trt.preflight import check_room, workspace_for
-from vexpress_trt.engines.trt.profile import Profile
+from vexpress_trt.engines.trt.profile import Profile, symbols_of
 from vexpress_trt.engines.trt.store import EngineStore
 from vexpress_trt.engines.trt.timing_cache import TimingCache
 
@@ -42,11 +41,7 @@ def is_stored(bundle: Bundle, spec: GraphSpec, backend: str, sizes: Mapping[str,
 def check_momentary(bundle: Bundle, spec: GraphSpec, backend: str, dtype: str | None = None) -> None:
     """Refuse a plan of the moment before it is built. Raises UserError where there is no GPU for it, memory or disk
     are short, or for a `dtype` other than the graph's."""
-    kind = here(backend).tensorrt.backend
-    if dtype not in (None, spec.precision):
-        raise UserError(
-            f"{kind} computes in the graph's own precision, {spec.precision}, not in {dtype}: leave out the type"
-        )
+    check_dtype(here(backend).tensorrt.backend, spec, dtype)
     check_room(bundle, spec.precision, [spec], Path(tempfile.gettempdir()))
 
 
@@ -54,7 +49,7 @@ def check_momentary(bundle: Bundle, spec: GraphSpec, backend: str, dtype: str | 
 def momentary_engine(
     bundle: Bundle, spec: GraphSpec, backend: str, sizes: Mapping[str, int], tell: Tell = lambda line: None
 ) -> Iterator[TensorRtEngine]:
-    """An engine of a graph for symbols of these sizes alone. Nothing is written to the bundle, and there is no file
+    """An engine of a graph for symbols of these sizes alone. Nothing is written to the bundle, and no file is made here
     before the plan is built, so Ctrl-C leaves none: the first one ends the builder at its next step, which `tell` is
     told, a second one everything at once.
 
@@ -75,9 +70,7 @@ def momentary_engine(
 
 def fixed_profile(spec: GraphSpec, sizes: Mapping[str, int]) -> Profile:
     """The profile of one size for every symbol of a graph."""
-    named = (d for tensor in spec.inputs for d in tensor.shape if isinstance(d, str))
-    used = sorted(set().union(*map(symbols, named)))
-    return Profile.parse("_".join(f"{symbol}{sizes[symbol]}" for symbol in used) or "fixed")
+    return Profile.parse("_".join(f"{symbol}{sizes[symbol]}" for symbol in symbols_of(spec)) or "fixed")
 
 
 def _built(bundle: Bundle, spec: GraphSpec, place: Here, profile: Profile, options: BuildOptions, tell: Tell) -> Plan:

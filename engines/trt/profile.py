@@ -129,9 +129,7 @@ class ProfileSettings:
     def of(self, spec: GraphSpec, model: ModelConfig) -> Profile:
         """The profile of one graph."""
         ranges = self.ranges(spec.name, model)
-        named = (d for tensor in spec.inputs for d in tensor.shape if isinstance(d, str))
-        used = set().union(*map(symbols, named))
-        own = {symbol: ranges[symbol] for symbol in sorted(used)}
+        own = {symbol: ranges[symbol] for symbol in symbols_of(spec)}
         name = "_".join(f"{symbol}{_text(sizes)}" for symbol, sizes in own.items()) or "fixed"
         return Profile(name, own)
 
@@ -161,6 +159,12 @@ class ProfileSettings:
         if isinstance(value, Range):
             return value
         return Range(SHORTEST_AUDIO_SECONDS, SIZE_FLAGS["S"].usual(SHORTEST_AUDIO_SECONDS, value), value)
+
+
+def symbols_of(spec: GraphSpec) -> list[str]:
+    """The symbols in the sizes of a graph's inputs, sorted."""
+    named = (d for tensor in spec.inputs for d in tensor.shape if isinstance(d, str))
+    return sorted(set().union(*map(symbols, named)))
 
 
 def _text(sizes: Range[int]) -> str:
