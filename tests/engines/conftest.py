@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import ml_dtypes
 import numpy as np
@@ -12,6 +13,9 @@ from onnx import TensorProto, helper
 
 from vexpress_trt.engines.bundle import Bundle, write_bundle
 from vexpress_trt.engines.manifest import PRECISION_DTYPE, GraphSpec, ModelConfig, TensorSpec
+
+if TYPE_CHECKING:
+    from vexpress_trt.export.checkpoints import Checkpoints
 
 MODEL = ModelConfig(
     image_width=64,
@@ -41,6 +45,14 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoints(golden_dir: Path) -> "Checkpoints":
+    """The tiny golden model, as the exporter reads it."""
+    from vexpress_trt.export.checkpoints import load_checkpoints
+
+    return load_checkpoints(golden_dir / "model_ckpts", hash_files=False)
 
 
 @pytest.fixture

@@ -27,25 +27,12 @@ from vexpress_trt.engines.errors import UserError  # noqa: E402
 from vexpress_trt.engines.manifest import ModelConfig  # noqa: E402
 from vexpress_trt.engines.torch_cuda_engine import TorchDeviceEngine  # noqa: E402
 from vexpress_trt.engines.verify import vector_inputs  # noqa: E402
-from vexpress_trt.export.checkpoints import Checkpoints, load_checkpoints  # noqa: E402
+from vexpress_trt.export.checkpoints import Checkpoints  # noqa: E402
 from vexpress_trt.export.graphs import Graph, graphs  # noqa: E402
 
 GRAPHS = "audio_encoder audio_projection kps_guider vae_encoder reference denoiser_guided denoiser_single vae_decoder"
 SMALL = {"B": 1, "F": 2, "h": 8, "w": 9, "N": 2, "S": 2000}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """The networks are so small that threads mostly wait for one another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def checkpoints(golden_dir: Path) -> Checkpoints:
-    return load_checkpoints(golden_dir / "model_ckpts", hash_files=False)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

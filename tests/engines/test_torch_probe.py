@@ -1,6 +1,6 @@
 """Inside torch: what its modules return is held to the tensors of the graph, each to its own."""
 
-from collections.abc import Iterator
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from vexpress_trt.engines.bisect import bisect, signal_to_error  # noqa: E402
 from vexpress_trt.engines.bundle import Bundle  # noqa: E402
 from vexpress_trt.engines.inside import Side, look_inside  # noqa: E402
 from vexpress_trt.engines.verify import read_vectors, vector_path  # noqa: E402
-from vexpress_trt.export.checkpoints import Checkpoints, load_checkpoints  # noqa: E402
+from vexpress_trt.export.checkpoints import Checkpoints  # noqa: E402
 from vexpress_trt.export.graphs import graphs  # noqa: E402
 
 TORCH, REFERENCE = Side("torch", "fp32"), Side("onnxruntime", "fp32")
@@ -29,24 +29,12 @@ GRAPHS = (
 ).split()
 # Its statistics are computed from those of the whole clip: it is never called, and no node is a group norm.
 NEVER_CALLED = {"audio_encoder": ["model.feature_extractor.conv_layers.0.layer_norm"]}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def bundle(golden_bundle: Path) -> Bundle:
     return Bundle.open(golden_bundle)
-
-
-@pytest.fixture(scope="module")
-def checkpoints(golden_dir: Path) -> Checkpoints:
-    return load_checkpoints(golden_dir / "model_ckpts", hash_files=False)
 
 
 @pytest.fixture
@@ -215,6 +203,4 @@ def test_the_command_counts_what_it_looked_at(bundle: Bundle, wrong_weight, caps
 
 def copied(bundle: Bundle, folder: Path) -> Bundle:
     """A copy with files of its own."""
-    import shutil
-
     return Bundle.open(shutil.copytree(bundle.root, folder / "copied.bundle"))

@@ -19,13 +19,9 @@ State = dict[str, Tensor]
 PARTS = ("reference_net", "denoising_unet", "motion_module", "v_kps_guider", "audio_projection")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread():
+@pytest.fixture(scope="module", autouse=True)
+def _all_on(one_thread: None) -> None:
     """The networks are so small that threads cost more than they bring, much more where cores are shared."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
