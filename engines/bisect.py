@@ -20,12 +20,11 @@ from vexpress_trt.engines.cpu import cpu
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.inside import Side, look_inside
 from vexpress_trt.engines.intermediates import spread
-from vexpress_trt.engines.narrowing import Narrowing
+from vexpress_trt.engines.narrowing import EQUAL_DB, Narrowing
 from vexpress_trt.engines.selection import choose_backend, choose_precision
 from vexpress_trt.engines.verify import THRESHOLDS_DB, read_vectors, threshold_of, vector_path
 
 CHUNK_BYTES = 512 << 20  # of tensors that one look gives
-_EQUAL_DB = 300.0
 
 
 @dataclass(frozen=True)
@@ -78,10 +77,10 @@ def bisect(
     before it is taken. Raises UserError for two sides that are the same, for a `threshold` below 0 or above 300 and,
     before the first look, for a graph that is not in the bundle; and where an engine cannot be had.
     """
-    if threshold is not None and not 0 <= threshold <= _EQUAL_DB:
+    if threshold is not None and not 0 <= threshold <= EQUAL_DB:
         rounding = ", ".join(f"{decibels:g} in {precision}" for precision, decibels in THRESHOLDS_DB.items())
         raise UserError(
-            f"--threshold {threshold:g}: give dB from 0 to {_EQUAL_DB:g}, which equal tensors have; rounding leaves "
+            f"--threshold {threshold:g}: give dB from 0 to {EQUAL_DB:g}, which equal tensors have; rounding leaves "
             f"more than {rounding}"
         )
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
@@ -139,12 +138,12 @@ def signal_to_error(expected: np.ndarray, actual: np.ndarray) -> float:
     wanted, got = expected[finite].astype(np.float64), actual[finite].astype(np.float64)
     power, noise = float(np.square(wanted).sum()), float(np.square(got - wanted).sum())
     if noise == 0:
-        return _EQUAL_DB
-    return min(10 * math.log10((power or wanted.size) / noise), _EQUAL_DB)
+        return EQUAL_DB
+    return min(10 * math.log10((power or wanted.size) / noise), EQUAL_DB)
 
 
 def _decibels(value: float) -> str:
-    return "no difference" if value == _EQUAL_DB else f"{value:.1f} dB"
+    return "no difference" if value == EQUAL_DB else f"{value:.1f} dB"
 
 
 def _bisect_graph(

@@ -15,7 +15,7 @@ from vexpress_trt.engines.intermediates import Inner
 
 # Rounding piles up from node to node, by less than this at one of them; in a deep graph it can pass a threshold.
 _FALL_DB = 10.0
-_ONLY_WEIGHTS_DB = 300.0
+EQUAL_DB = 300.0  # of tensors without a difference, as weights and inputs are
 
 Look = Callable[[Sequence[str]], Mapping[str, float]]  # {tensor: dB} of these and the graph's outputs
 Choice = Callable[[Sequence[Inner]], Sequence[Inner]]  # some of these, at least one, for one look
@@ -80,7 +80,7 @@ class Narrowing:
         if first is None:
             return None
         before = [self.known[tensor.name] for tensor in self._behind(first.sources, lambda name: False)]
-        return Found(first, self.known[first.name], min(before, default=_ONLY_WEIGHTS_DB))
+        return Found(first, self.known[first.name], min(before, default=EQUAL_DB))
 
     def _behind(self, names: Iterable[str], passed: Callable[[str], bool]) -> list[Inner]:
         """The comparable tensors among these and those that they depend on, in order; what is behind one of them only
