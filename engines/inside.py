@@ -12,7 +12,7 @@ from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.engine import Engine
 from vexpress_trt.engines.intermediates import Probe
 from vexpress_trt.engines.manifest import GraphSpec
-from vexpress_trt.engines.selection import engine_class
+from vexpress_trt.engines.selection import PLANNED, engine_class
 from vexpress_trt.engines.timestep_table import INPUT as TIMESTEP
 from vexpress_trt.engines.verify import vector_inputs
 
@@ -88,14 +88,14 @@ class ExposedGraph(Inside):
 def look_inside(bundle: Bundle, graph: str, side: Side, sizes: Mapping[str, int], threads: int | None) -> Inside:
     """A graph on a side whose backend and precision are chosen.
 
-    Raises UserError where the graph cannot be had in this precision, or the backend cannot compute in this type.
+    Raises UserError where the graph cannot be had in this precision or be read, or TensorRT cannot build it here.
     """
     spec = bundle.graph(graph, side.precision)
     if side.kind in ("torch", "torch-cuda"):
         from vexpress_trt.engines.torch_probe import TorchModules
 
         return TorchModules(bundle, spec, side, sizes, threads)
-    if side.kind in ("tensorrt", "tensorrt-rtx"):
+    if side.kind in PLANNED:
         from vexpress_trt.engines.trt.probe import ExposedPlan
 
         return ExposedPlan(bundle, spec, side, sizes)

@@ -31,8 +31,8 @@ _PRECISIONS = {
 # What `auto` tries, best first, and what each can compute in.
 _AUTO_ORDER = {"openvino": ("fp32", "bf16"), "onnxruntime": ("fp32", "fp16"), "torch": ("fp32", "bf16", "fp16")}
 _TORCH_CUDA = "pip install 'vexpress-trt[export,cuda]'"
-_PLANNED = ("tensorrt", "tensorrt-rtx")  # run what `vexpress build` has made; `auto` takes them first
-_GPU_BACKENDS = (*_PLANNED, "torch-cuda", "onnxruntime-cuda")
+PLANNED = ("tensorrt", "tensorrt-rtx")  # run what `vexpress build` has made; `auto` takes them first
+_GPU_BACKENDS = (*PLANNED, "torch-cuda", "onnxruntime-cuda")
 _NOT_RTX = ((9, 0), (10, 0), (10, 3))  # compute capabilities of data-centre GPUs
 
 
@@ -78,7 +78,7 @@ class EngineChoice:
     @property
     def planned(self) -> bool:
         """Whether the engines are those that `vexpress build` has made."""
-        return self.backend.partition(":")[0] in _PLANNED
+        return self.backend.partition(":")[0] in PLANNED
 
 
 def choose_engines(
@@ -98,7 +98,7 @@ def choose_engines(
     or with `clip` of those that it needs, for its sizes.
     Raises UserError for a backend, dtype or device that cannot be had, and names what would add it.
     """
-    if backend.partition(":")[0] in _PLANNED and device != "cpu":
+    if backend.partition(":")[0] in PLANNED and device != "cpu":
         return _planned_choice(bundle, backend, dtype, gpu_id, clip)
     if backend == "auto" and device != "cpu":
         planned = _planned_if_any(bundle, dtype, gpu_id, clip)
@@ -149,7 +149,7 @@ def _planned_if_any(bundle: "Bundle", dtype: str, gpu_id: int, clip: "ClipSizes 
     if gpu_status().reason:
         return None
     problems: dict[str, UserError] = {}
-    for name in _PLANNED:
+    for name in PLANNED:
         if any((bundle.root / ENGINES_FOLDER).glob(f"{name}-[0-9]*")):
             try:
                 return _planned_choice(bundle, name, dtype, gpu_id, clip)
@@ -247,7 +247,7 @@ def engine_class(backend: str) -> "type[Engine]":
         from vexpress_trt.engines.openvino_engine import OpenVinoEngine
 
         return OpenVinoEngine
-    if backend.partition(":")[0] in _PLANNED:
+    if backend.partition(":")[0] in PLANNED:
         from vexpress_trt.engines.trt.engine import TensorRtEngine
 
         return TensorRtEngine

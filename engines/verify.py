@@ -23,7 +23,7 @@ from vexpress_trt.engines.dtypes import numpy_dtype
 from vexpress_trt.engines.engine import Engine, load_engine
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.manifest import GraphSpec, TensorSpec
-from vexpress_trt.engines.selection import choose_backend, choose_precision
+from vexpress_trt.engines.selection import PLANNED, choose_backend, choose_precision
 
 VECTOR_FOLDER = "parity"
 MAX_VALUES = 4096  # stored per output
@@ -35,7 +35,6 @@ THRESHOLDS_DB = {"fp32": 80.0, "fp16": 40.0, "bf16": 25.0}
 # FP32 matrix products on a GPU's tensor cores (TF32) have ten bits of mantissa, as FP16.
 _TF32_DB = THRESHOLDS_DB["fp16"]
 _CPU_BACKENDS = ("onnxruntime", "openvino", "torch")
-_PLANNED = ("tensorrt", "tensorrt-rtx")
 _ABOUT_MOMENTARY = (
     "momentary: no stored plan takes the small test inputs, so one was built for them and thrown away. What was "
     "checked is TensorRT's arithmetic on the graph, not the stored plans, whose bytes `vexpress engines verify` checks"
@@ -97,7 +96,7 @@ def verify_bundle(
     precisions = [precision] if precision else runnable or bundle.precisions[:1]
     graphs = dict.fromkeys(spec.name for spec in bundle.manifest.graphs)
     specs = [bundle.graph(graph, each) for each in precisions for graph in graphs]
-    unplanned = _unplanned(bundle, specs, name, dtype) if kind in _PLANNED else []
+    unplanned = _unplanned(bundle, specs, name, dtype) if kind in PLANNED else []
     results = []
     for spec in specs:
         loading: AbstractContextManager[Engine]
@@ -109,7 +108,7 @@ def verify_bundle(
             loading = load_engine(
                 bundle, spec.name, backend=name, precision=spec.precision, dtype=dtype, threads=threads
             )
-            plan = "stored" if kind in _PLANNED else None
+            plan = "stored" if kind in PLANNED else None
         with loading as engine:
             results.append(replace(verify_engine(bundle, engine, dtype=dtype), plan=plan))
         report(results[-1])
