@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from vexpress_trt.engines.backend_name import split_backend
 from vexpress_trt.engines.bundle import Bundle, graph_bytes
 from vexpress_trt.engines.dtypes import numpy_dtype
 from vexpress_trt.engines.manifest import PRECISION_DTYPE
@@ -32,8 +33,8 @@ def footprint(bundle: Bundle, choice: EngineChoice, graph: str, sizes: Mapping[s
         from vexpress_trt.engines.trt.fitting import Here, fitting_plans
         from vexpress_trt.engines.trt.working_memory import recorded
 
-        name, _, index = choice.backend.partition(":")
-        for stored, profile in fitting_plans(bundle, Here.of(name, int(index or 0)), spec):
+        kind, gpu = split_backend(choice.backend)
+        for stored, profile in fitting_plans(bundle, Here.of(kind, gpu or 0), spec):
             if profile.takes(sizes):
                 about = stored.sidecar
                 streamable = "weight_streaming" in about.key.options

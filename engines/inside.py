@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vexpress_trt.engines.backend_name import split_backend
 from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.engine import Engine
 from vexpress_trt.engines.intermediates import Probe
@@ -33,7 +34,7 @@ class Side:
     @property
     def kind(self) -> str:
         """The backend without the number of a GPU."""
-        return self.backend.partition(":")[0]
+        return split_backend(self.backend)[0]
 
 
 class Inside(ABC):

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from vexpress_trt.engines.backend_name import split_backend
 from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.cpu import usable_cores
 from vexpress_trt.engines.device_engine import DeviceEngine
@@ -63,7 +64,7 @@ class OnnxRuntimeDeviceEngine(Engine, DeviceEngine):
         self._threads = threads or usable_cores()
         self._provider = provider
         self._budget = gpu_memory
-        self._gpu = int(backend.partition(":")[2] or 0)
+        self._gpu = split_backend(backend)[1] or 0
         self._place = ("cpu", 0) if provider == CPU else ("cuda", self._gpu)
         self._given: dict[str, Any] = {}  # arrays, as values on the device
         self._buffers: dict[str, Any] = {}

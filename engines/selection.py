@@ -7,6 +7,7 @@ from importlib import metadata
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from vexpress_trt.engines.backend_name import on_gpu, split_backend
 from vexpress_trt.engines.cpu import cpu
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.gpu import GpuStatus, gpu_status
@@ -72,13 +73,13 @@ class EngineChoice:
     @property
     def gpu(self) -> int | None:
         """The number of the GPU that the engines run on, or None."""
-        name, _, index = self.backend.partition(":")
-        return int(index or 0) if name in _GPU_BACKENDS else None
+        kind, number = split_backend(self.backend)
+        return number or 0 if kind in _GPU_BACKENDS else None
 
     @property
     def planned(self) -> bool:
         """Whether the engines are those that `vexpress build` has made."""
-        return self.backend.partition(":")[0] in PLANNED
+        return split_backend(self.backend)[0] in PLANNED
 
 
 def choose_engines(
@@ -98,7 +99,8 @@ def choose_engines(
     or with `clip` of those that it needs, for its sizes.
     Raises UserError for a backend, dtype or device that cannot be had, and names what would add it.
     """
-    if backend.partition(":")[0] in PLANNED and device != "cpu":
+    kind, _ = split_backend(backend)
+    if kind in PLANNED and device != "cpu":
         return _planned_choice(bundle, backend, dtype, gpu_id, clip)
     if backend == "auto" and device != "cpu":
         planned = _planned_if_any(bundle, dtype, gpu_id, clip)
@@ -106,10 +108,10 @@ def choose_engines(
             return planned
     if device == "cuda":
         backend = _cuda_backend(backend, gpu_id)
-    elif device == "cpu" and backend.partition(":")[0] in _GPU_BACKENDS:
+    elif device == "cpu" and kind in _GPU_BACKENDS:
         raise UserError(f"--backend {backend} runs on a GPU, --device is cpu: use --backend torch for the CPU")
     name, reason = choose_backend(backend, dtype)
-    if name.partition(":")[0] in ("onnxruntime", "onnxruntime-cuda"):
+    if split_backend(name)[0] in ("onnxruntime", "onnxruntime-cuda"):
         precision = choose_precision(name, bundle.precisions) if dtype == "auto" else dtype
         if precision == "bf16":
             place, other = ("a CPU", "openvino") if name == "onnxruntime" else ("its CUDA provider", "torch")
@@ -128,17 +130,17 @@ def _planned_choice(bundle: "Bundle", backend: str, dtype: str, gpu_id: int, cli
     """The bundle's own engines. Raises UserError where one is missing or cannot run here."""
     from vexpress_trt.engines.trt.fitting import Here, planned_precision
 
-    name, _, index = backend.partition(":")
-    if gpu_id and not index:
-        choose_backend(name)
+    kind, gpu = split_backend(backend)
+    if gpu is None and gpu_id:
+        choose_backend(kind)
         _require_gpu(gpu_id)
-        backend = f"{name}:{gpu_id}"
+        backend = on_gpu(kind, gpu_id)
     choose_backend(backend)
-    gpu = int(index or gpu_id)
-    status = next(status for status in available_backends() if status.name == name)
+    gpu = gpu_id if gpu is None else gpu
+    status = next(status for status in available_backends() if status.name == kind)
     wanted = None if dtype == "auto" else _present(bundle, dtype)
-    precision = planned_precision(bundle, Here.of(name, gpu), wanted, clip)
-    reason = f"{name} {status.version} on {status.devices[gpu]}: the bundle has engines for it"
+    precision = planned_precision(bundle, Here.of(kind, gpu), wanted, clip)
+    reason = f"{kind} {status.version} on {status.devices[gpu]}: the bundle has engines for it"
     return EngineChoice(backend, reason, precision, precision)
 
 
@@ -174,7 +176,7 @@ def _cuda_backend(backend: str, gpu_id: int) -> str:
     name = {"auto": "torch", "torch-cuda": "torch", "onnxruntime-cuda": "onnxruntime"}.get(backend, backend)
     if name not in ("torch", "onnxruntime"):
         raise UserError(f"--backend {backend} runs on CPUs: use --backend torch or onnxruntime with --device cuda")
-    return f"{name}-cuda:{gpu_id}" if gpu_id else f"{name}-cuda"
+    return on_gpu(f"{name}-cuda", gpu_id)
 
 
 def _require_gpu(gpu_id: int) -> None:
@@ -225,9 +227,9 @@ def choose_backend(requested: str = "auto", dtype: str = "auto") -> tuple[str, s
         if usable:
             raise UserError(f"no backend here computes in {dtype}: `{table[needed].install_hint}` adds one; {works}")
         raise UserError(f"no backend works here: install one with `{table['onnxruntime'].install_hint}`")
-    name, _, index = requested.partition(":")
-    status = table.get(name)
-    if status is None or (index and not _is_index(index, status)):
+    kind, gpu = split_backend(requested)
+    status = table.get(kind)
+    if status is None or (gpu is not None and not _may_have(status, gpu)):
         raise UserError(f"there is no backend {requested!r}; {works}")
     if not status.usable:
         install = f"; install it with `{status.install_hint}`" if status.install_hint else ""
@@ -237,29 +239,30 @@ def choose_backend(requested: str = "auto", dtype: str = "auto") -> tuple[str, s
 
 def choose_precision(backend: str, precisions: Sequence[str]) -> str:
     """The precision of a bundle that suits a backend best; its first choice if the bundle has none of its choices."""
-    choices = _PRECISIONS[backend.partition(":")[0]]
+    choices = _PRECISIONS[split_backend(backend)[0]]
     return next((precision for precision in choices if precision in precisions), choices[0])
 
 
 def engine_class(backend: str) -> "type[Engine]":
     """The implementation of a backend that `choose_backend` returned."""
-    if backend == "openvino":
+    kind, _ = split_backend(backend)
+    if kind == "openvino":
         from vexpress_trt.engines.openvino_engine import OpenVinoEngine
 
         return OpenVinoEngine
-    if backend.partition(":")[0] in PLANNED:
+    if kind in PLANNED:
         from vexpress_trt.engines.trt.engine import TensorRtEngine
 
         return TensorRtEngine
-    if backend.startswith("onnxruntime-cuda"):
+    if kind == "onnxruntime-cuda":
         from vexpress_trt.engines.onnxruntime_cuda_engine import OnnxRuntimeDeviceEngine
 
         return OnnxRuntimeDeviceEngine
-    if backend == "onnxruntime":
+    if kind == "onnxruntime":
         from vexpress_trt.engines.onnxruntime_engine import OnnxRuntimeEngine
 
         return OnnxRuntimeEngine
-    if backend.startswith("torch-cuda"):
+    if kind == "torch-cuda":
         from vexpress_trt.engines.torch_cuda_engine import TorchDeviceEngine
 
         return TorchDeviceEngine
@@ -268,8 +271,8 @@ def engine_class(backend: str) -> "type[Engine]":
     return TorchEngine
 
 
-def _is_index(text: str, status: BackendStatus) -> bool:
-    return status.name in _GPU_BACKENDS and text.isdecimal() and int(text) < max(1, len(status.devices))
+def _may_have(status: BackendStatus, gpu: int) -> bool:
+    return status.name in _GPU_BACKENDS and gpu < max(1, len(status.devices))
 
 
 def _why(status: BackendStatus, dtype: str, passed_over: bool) -> str:

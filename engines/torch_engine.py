@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vexpress_trt.engines.backend_name import split_backend
 from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.cpu import usable_cores
 from vexpress_trt.engines.engine import Engine, out_of_memory
@@ -107,8 +108,8 @@ def _torch() -> Any:
 
 def device_of(backend: str) -> str:
     """torch's name of the device behind a backend's name. Raises UserError where torch finds no GPU there."""
-    name, _, index = backend.partition(":")
-    if name == "torch":
+    kind, gpu = split_backend(backend)
+    if kind == "torch":
         return "cpu"
     import torch
 
@@ -117,7 +118,7 @@ def device_of(backend: str) -> str:
             f"torch {torch.__version__} finds no GPU it can use: leave out --device cuda to run on the CPU, or install "
             "a torch that is built for this driver's CUDA"
         )
-    return f"cuda:{index or 0}"
+    return f"cuda:{gpu or 0}"
 
 
 def _load_module(bundle: Bundle, spec: GraphSpec) -> "nn.Module":

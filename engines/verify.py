@@ -16,6 +16,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from vexpress_trt.engines.backend_name import split_backend
 from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.cpu import cpu
 from vexpress_trt.engines.dims import evaluate
@@ -91,7 +92,7 @@ def verify_bundle(
     """
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     name, _ = choose_backend(backend)
-    kind = name.partition(":")[0]
+    kind, _ = split_backend(name)
     runnable = [each for each in bundle.precisions if choose_precision(kind, [each]) == each]
     precisions = [precision] if precision else runnable or bundle.precisions[:1]
     graphs = dict.fromkeys(spec.name for spec in bundle.manifest.graphs)

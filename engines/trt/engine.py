@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from vexpress_trt.engines.backend_name import split_backend
 from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.device_engine import DeviceEngine
 from vexpress_trt.engines.dims import DimensionError, solve
@@ -49,11 +50,12 @@ class TensorRtEngine(Engine, DeviceEngine):
         super().__init__(spec)
         self.backend = backend
         check_dtype(backend, spec, dtype)
-        name, _, index = backend.partition(":")
-        self._bundle, self._here = bundle, Here.of(name, int(index or 0))
+        kind, number = split_backend(backend)
+        gpu = number or 0
+        self._bundle, self._here = bundle, Here.of(kind, gpu)
         self._plans = fitting_plans(bundle, self._here, spec)
         self._budget = gpu_memory
-        self._driver, self._scratch = driver(int(index or 0)), scratch(int(index or 0))
+        self._driver, self._scratch = driver(gpu), scratch(gpu)
         self._loaded: tuple[StoredEngine, LoadedPlan] | None = None
         self._own: dict[str, tuple[int, int]] = {}  # {tensor: (address, bytes)} of memory of this engine
         self._results: dict[str, np.ndarray] = {}

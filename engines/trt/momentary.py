@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from vexpress_trt.engines.backend_name import split_backend
 from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.driver import driver
 from vexpress_trt.engines.errors import UserError
@@ -25,8 +26,8 @@ Tell = Callable[[str], None]
 
 def here(backend: str) -> Here:
     """What "tensorrt", or "tensorrt-rtx:1" on the second GPU, is here. Raises UserError where it cannot be used."""
-    name, _, index = backend.partition(":")
-    return Here.of(name, int(index or 0))
+    kind, gpu = split_backend(backend)
+    return Here.of(kind, gpu or 0)
 
 
 def is_stored(bundle: Bundle, spec: GraphSpec, backend: str, sizes: Mapping[str, int]) -> bool:

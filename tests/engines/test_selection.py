@@ -217,6 +217,13 @@ def test_a_gpu_number_beyond_the_last_is_no_backend(machine: Machine) -> None:
         choose_backend("torch-cuda:2")
 
 
+@pytest.mark.parametrize("backend", ["torch-cuda:", "tensorrt:x"])
+def test_a_gpu_that_is_no_number_is_refused_by_a_choice_as_well(machine: Machine, backend: str) -> None:
+    machine.has(gpu=TWO_GPUS)
+    with pytest.raises(UserError, match=f"there is no backend '{backend}'"):
+        machine.choose("fp32", backend=backend)
+
+
 @pytest.mark.parametrize(
     ("name", "packages", "capability", "said"),
     [
