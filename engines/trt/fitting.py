@@ -65,7 +65,7 @@ def fitting_plans(
     """
     store, words = EngineStore(bundle), SizeWords(bundle.manifest.model)
     found: list[tuple[StoredEngine, Profile]] = []
-    others: list[tuple[int, str, StoredEngine]] = []  # (how near, what differs, engine)
+    others: list[tuple[tuple[int, bool], str, StoredEngine]] = []  # (how near, what differs, engine)
     for stored in store.all():
         key = stored.sidecar.key if stored.sidecar else None
         if key is None or (key.backend, key.graph) != (here.tensorrt.backend, spec.name):
@@ -75,17 +75,14 @@ def fitting_plans(
         unfit = here.unfit(key) or store.outdated(stored)
         size = words.difference(profile, sizes)
         if reason := stored.problem or precision or unfit or size:
-            others.append((sum(not part for part in (stored.problem, precision, unfit)), reason, stored))
+            near = sum(not part for part in (stored.problem, precision, unfit)), not size
+            others.append((near, reason, stored))
         else:
             found.append((stored, profile))
     if not found:
         nearest = max(others, key=lambda other: other[0], default=None)
-        there, options = "", ()
-        if nearest is not None:
-            _, reason, stored = nearest
-            there = f" ({stored.plan.relative_to(bundle.root)}: {reason})"
-            options = stored.sidecar.key.options
-        remedy = build_command(bundle, here, spec, sizes, options)
+        there = "" if nearest is None else f" ({nearest[2].plan.relative_to(bundle.root)}: {nearest[1]})"
+        remedy = build_command(bundle, here, spec, sizes, nearest and nearest[2].sidecar.key)
         raise UserError(
             f"{bundle.root} has no {here.tensorrt.backend} engine of {spec.name} in {spec.precision} that runs here"
             f"{there}: {remedy}"
@@ -117,14 +114,19 @@ def planned_precision(bundle: Bundle, here: Here, wanted: str | None = None, cli
 
 
 def build_command(
-    bundle: Bundle, here: Here, spec: GraphSpec, sizes: Mapping[str, int] = _ANY, options: tuple[str, ...] = ()
+    bundle: Bundle, here: Here, spec: GraphSpec, sizes: Mapping[str, int] = _ANY, like: EngineKey | None = None
 ) -> str:
-    """What to do where an engine of a graph for these sizes is missing."""
-    words = SizeWords(bundle.manifest.model)
-    settings = words.settings_for(spec, sizes)
+    """What to do where an engine of a graph for these sizes is missing: build one with the options of `like`, and for
+    its sizes where those would do."""
+    words, profile = SizeWords(bundle.manifest.model), Profile.parse(like.profile) if like else None
+    settings = None
+    if profile is not None and not outside(profile, sizes):
+        settings = words.settings_of(spec.name, profile, sizes)
+    if settings is None or settings.problem(bundle.manifest.model):
+        settings = words.settings_for(spec, sizes)
     if settings is None:
         return _other_speech(spec, bundle, sizes) or "no build takes these sizes; use another --backend"
-    return _command(bundle, here, spec.precision, words.flags(settings), options)
+    return _command(bundle, here, spec.precision, words.flags(settings), like.options if like else ())
 
 
 def rebuild_command(bundle: Bundle, here: Here, stored: StoredEngine) -> str:

@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from vexpress_trt.engines.call_sizes import MIN_SIDE
 from vexpress_trt.engines.manifest import GraphSpec, ModelConfig
 from vexpress_trt.engines.trt.profile import Profile, ProfileSettings
 from vexpress_trt.engines.trt.size_flags import SIZE_FLAGS, Range
+
+_NO_SIZES: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -28,16 +31,19 @@ class SizeWords:
         """
         told = {}
         for symbol in (SIZE_FLAGS.keys() & sizes.keys()) - {"S"}:
-            name, size = SIZE_FLAGS[symbol].name, sizes[symbol] * self._unit(symbol)
-            if size != getattr(self.model, name, 1):
-                told[name] = max(size, MIN_SIDE) if symbol in ("h", "w") else size
+            name = SIZE_FLAGS[symbol].name
+            if sizes[symbol] * self._unit(symbol) != getattr(self.model, name, 1):
+                told[name] = self._told(symbol, sizes[symbol])
         for settings in (ProfileSettings("static", **told), ProfileSettings("dynamic", **told)):
             if not settings.problem(self.model) and not outside(settings.of(spec, self.model), sizes):
                 return settings
         return None
 
-    def settings_of(self, graph: str, profile: Profile) -> ProfileSettings:
-        """What a build was told that made this profile of a graph, as far as the profile tells: it makes it again."""
+    def settings_of(self, graph: str, profile: Profile, sizes: Mapping[str, int] = _NO_SIZES) -> ProfileSettings:
+        """What a build was told that made this profile of a graph, as far as the profile tells: it makes it again.
+
+        Symbols that only other graphs have take these `sizes` at least.
+        """
         ranges = profile.ranges
         ranged = any(not own.is_fixed for symbol, own in ranges.items() if symbol != "S")
         settings = ProfileSettings("dynamic" if ranged else "static")
@@ -48,6 +54,9 @@ class SizeWords:
                 settings = replace(settings, **{flag.name: value})
                 if settings.ranges(graph, self.model)[symbol] == ranges[symbol]:
                     break
+        for symbol in (SIZE_FLAGS.keys() & sizes.keys()) - ranges.keys() - {"S"}:
+            if not settings.ranges(graph, self.model)[symbol].takes(sizes[symbol]):
+                settings = replace(settings, **{SIZE_FLAGS[symbol].name: self._told(symbol, sizes[symbol])})
         return settings
 
     def flags(self, settings: ProfileSettings) -> list[str]:
@@ -68,6 +77,11 @@ class SizeWords:
         ends = dict.fromkeys(str(size * unit) for size in (own.smallest, own.largest))
         name = f"--{SIZE_FLAGS[symbol].name}" if symbol in SIZE_FLAGS else symbol
         return f"{name} {' to '.join(ends)}, not {wanted * unit}"
+
+    def _told(self, symbol: str, size: int) -> int:
+        """What a flag says for this size of its symbol."""
+        told = size * self._unit(symbol)
+        return max(told, MIN_SIDE) if symbol in ("h", "w") else told
 
     def _unit(self, symbol: str) -> float:
         """What a flag counts, for one of the symbol."""

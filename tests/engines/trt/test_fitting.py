@@ -113,6 +113,31 @@ def test_what_differs_is_told_of_the_engine_that_comes_nearest(bundle: Bundle, g
         choose_engines(bundle, backend=TENSORRT, clip=WIDER)
 
 
+@pytest.mark.parametrize("old", [{"version": "11.1"}, {"target": "sm75"}])
+@pytest.mark.parametrize(
+    ("settings", "flags"),
+    [
+        (ProfileSettings("dynamic", Range(64, 72, 120)), "--profile dynamic --image_width 64-72-120"),
+        (ProfileSettings("dynamic", 120), "--profile dynamic --image_width 120"),
+        (ProfileSettings(image_width=120), "--image_width 120"),
+    ],
+)
+def test_an_engine_of_another_version_or_gpu_is_built_again_for_the_sizes_it_had(
+    bundle: Bundle, command: str, settings: ProfileSettings, flags: str, old: dict[str, str]
+) -> None:
+    store_plan(bundle, FULL, "vae_decoder", settings=ProfileSettings(image_width=256), **old)
+    store_plan(bundle, FULL, "vae_decoder", settings=settings, **old)
+    longer = replace(WIDER, window=32)  # which the decoder does not see; the denoisers are built by the same command
+    for clip, further in ((WIDER, ""), (longer, " --context_frames 32")):
+        with pytest.raises(UserError) as refusal:
+            choose_engines(bundle, backend=TENSORRT, clip=clip)
+        assert "it is of tensorrt 11.1" in str(refusal.value) or "it is for sm75" in str(refusal.value)
+        assert str(refusal.value).endswith(f"build with `{command} {flags}{further}`")
+    with pytest.raises(UserError) as refusal:
+        choose_engines(bundle, backend=TENSORRT, clip=replace(CLIP, width=40))
+    assert str(refusal.value).endswith(f"build with `{command} --image_width 320`")
+
+
 def test_an_engine_in_another_precision_is_told(make_bundle, tmp_path, gpu: HostDriver) -> None:
     bundle = make_bundle(tmp_path / "two.bundle", ("fp32", "fp16"))
     store_plan(bundle, FULL, "vae_decoder")
