@@ -32,8 +32,9 @@ def only_unets() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def plain(other_checkpoints: Path, tmp_path_factory: pytest.TempPathFactory, only_unets: None) -> Bundle:
-    torch.set_num_threads(1)
+def plain(
+    other_checkpoints: Path, tmp_path_factory: pytest.TempPathFactory, only_unets: None, one_thread: None
+) -> Bundle:
     target = tmp_path_factory.mktemp("plain") / "plain.bundle"
     export_bundle(
         load_checkpoints(other_checkpoints), target, precisions=["fp32"], image_width=104, image_height=72,

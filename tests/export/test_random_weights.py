@@ -90,12 +90,9 @@ _PARTS = ("reference_net", "denoising_unet", "v_kps_guider", "audio_projection")
 
 
 @pytest.fixture(scope="module")
-def model(tiny):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # small layers: on a busy machine threads only wait for each other
+def model(tiny, one_thread):
     with torch.no_grad():
         yield Model(tiny)
-    torch.set_num_threads(threads)
 
 
 def noise():
