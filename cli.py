@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from vexpress_trt.bench.command import add_commands as add_bench_commands
 from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.manifest import PRECISIONS
 from vexpress_trt.engines.trt.command import add_commands as add_engine_commands
 from vexpress_trt.engines.verify_command import add_commands as add_verify_commands
 from vexpress_trt.export.hub_sources import PART_NAMES
@@ -27,7 +28,6 @@ from vexpress_trt.serving.client_command import add_server_flags, write_video_fr
 from vexpress_trt.serving.command import add_commands as add_serving_commands
 
 log = logging.getLogger("vexpress")
-PRECISIONS = ("fp32", "fp16", "bf16")
 _DEMO_FLAGS = "seed device gpu_id dtype backend threads".split()
 
 

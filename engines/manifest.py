@@ -4,7 +4,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from vexpress_trt.engines.decoding import DecodeError, decode, encode
 from vexpress_trt.engines.dims import is_dimension
@@ -14,6 +14,7 @@ SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 
 Precision = Literal["fp32", "fp16", "bf16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 DType = Literal["float32", "float16", "bfloat16", "int64"]
 
 PRECISION_DTYPE: dict[str, DType] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}

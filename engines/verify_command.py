@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.manifest import PRECISIONS
 
-PRECISIONS = ("fp32", "fp16", "bf16")
 ON_A_GPU = ("torch-cuda", "onnxruntime-cuda")  # which other commands choose by --device
 AddCommand = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
 

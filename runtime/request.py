@@ -11,6 +11,7 @@ from typing import Any
 
 from vexpress_trt.engines.call_sizes import MAX_SIDE, MAX_WINDOW_BATCH, MIN_SIDE
 from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.manifest import PRECISIONS
 from vexpress_trt.runtime.presets import DEFAULT_PRESET, PRESETS, Preset
 
 SOLVERS = ("ddim", "dpmpp_2m")
@@ -18,7 +19,7 @@ STRATEGIES = ("no_retarget", "fix_face", "offset_retarget", "naive_retarget")
 TRACK_STRATEGIES = ("no_retarget", "offset_retarget", "naive_retarget")
 ENCODERS = ("auto", "libx264", "h264_nvenc")
 BACKENDS = ("auto", "onnxruntime", "openvino", "torch", "tensorrt", "tensorrt-rtx")
-DTYPES = ("auto", "fp32", "fp16", "bf16")
+DTYPES = ("auto", *PRECISIONS)
 MAX_STEPS = 1000
 _EXACT = PRESETS[DEFAULT_PRESET]
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
+from vexpress_trt.engines.manifest import PRECISIONS
 from vexpress_trt.engines.trt.size_flags import SIZE_FLAGS, Range, SizeFlag
 
 BACKENDS = ("tensorrt", "tensorrt-rtx")
@@ -25,7 +26,7 @@ def add_commands(add: AddCommand) -> None:
     parser = add("build", _build, "engines for a bundle's graphs, once per GPU (TensorRT or TensorRT-RTX)")
     parser.add_argument("bundle", type=Path, metavar="BUNDLE")
     parser.add_argument("--backend", choices=BACKENDS, default="tensorrt-rtx", help="what builds and will run them")
-    parser.add_argument("--precision", choices=("fp32", "fp16", "bf16"), help="default: the bundle's fastest")
+    parser.add_argument("--precision", choices=PRECISIONS, help="default: the bundle's fastest")
     parser.add_argument("--target", type=_targets, metavar="SM,SM", help="build ahead of time for sm89,sm120, ...")
     parser.add_argument(
         "--gpu", "--gpu_id", dest="gpu_id", type=int, metavar="N", help="the GPU to build on and for (default 0)"
