@@ -14,20 +14,18 @@ import onnx
 from onnx import defs, helper
 
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.engines.onnx_files import read_without_weights
 
 OPSET = 22  # the last one before `Attention`
 _PLAIN = {"scale", "is_causal", "softcap", "qk_matmul_output_mode"}  # the latter three only where they are off
 _KEYS_LAST = [0, 1, 3, 2]
 
 
-def for_older_parsers(path: Path) -> bytes:
-    """The ONNX file at `path`, rewritten; its external weights are not read and stay where they are.
+def for_older_parsers(model: onnx.ModelProto, path: Path) -> None:
+    """Rewrite the model of the file at `path` in place; external weights stay where they are.
 
-    Raises UserError where it is no ONNX model, where an attention has a mask, a cache or another setting that no graph
-    of ours has, and where an operator does not exist in the older opset or means something else there.
+    Raises UserError where an attention has a mask, a cache or another setting that no graph of ours has, and where an
+    operator does not exist in the older opset or means something else there.
     """
-    model = read_without_weights(path)
     try:
         rewrite(model)
     except ValueError as problem:
@@ -35,7 +33,6 @@ def for_older_parsers(path: Path) -> bytes:
             f"{path}: {problem}, which is not rewritten for TensorRT before 10.14: install a newer version, or run the "
             "bundle with `--backend onnxruntime` or `torch`"
         ) from None
-    return model.SerializeToString()
 
 
 def rewrite(model: onnx.ModelProto) -> None:

@@ -118,8 +118,8 @@ class OnnxParser:
     def __init__(self, network: INetworkDefinition, log: ILogger) -> None:
         self._network = network
 
-    def parse_from_file(self, path: str) -> bool:
-        self._network._fill(Path(path), onnx.load(path, load_external_data=False))
+    def parse(self, model: bytes, path: str) -> bool:
+        self._network._fill(Path(path), onnx.load_model_from_string(model))
         return True
 
 

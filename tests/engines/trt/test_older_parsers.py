@@ -59,6 +59,13 @@ def graphs(request: pytest.FixtureRequest) -> list[tuple[Path, GraphSpec]]:
     return [(bundle.path(spec.path), spec) for spec in bundle.manifest.graphs if spec.precision == precision]
 
 
+def rewritten(path: Path) -> bytes:
+    """The graph of a file as the older parsers get it."""
+    model = onnx.load(path, load_external_data=False)
+    for_older_parsers(model, path)
+    return model.SerializeToString()
+
+
 def outputs(model: bytes, folder: Path, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
     """Of a model whose weights lie in `folder`, by onnxruntime."""
     options = onnxruntime.SessionOptions()
@@ -73,8 +80,8 @@ def test_a_rewritten_graph_computes_what_the_plain_one_does(graphs: list[tuple[P
     for path, spec in graphs:
         inputs = vector_inputs(spec, SIZES)
         plain = outputs(path.read_bytes(), path.parent, inputs)
-        rewritten = outputs(for_older_parsers(path), path.parent, inputs)
-        for one, other in zip(plain, rewritten, strict=True):
+        older = outputs(rewritten(path), path.parent, inputs)
+        for one, other in zip(plain, older, strict=True):
             assert other.dtype == one.dtype and other.shape == one.shape
             assert difference(one, other)[0] > (100 if spec.precision == "fp32" else 55), spec.name
 
@@ -84,7 +91,7 @@ def test_every_operator_is_of_the_older_opset_and_takes_the_types_it_is_given(
 ) -> None:
     for path, spec in graphs:
         plain = onnx.load(path, load_external_data=False)
-        model = onnx.load_from_string(for_older_parsers(path))
+        model = onnx.load_from_string(rewritten(path))
         assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", OPSET)]
         ours = [node.op_type for node in plain.graph.node]
         theirs = [node.op_type for node in model.graph.node]
@@ -98,7 +105,7 @@ def test_every_operator_is_of_the_older_opset_and_takes_the_types_it_is_given(
 def test_nothing_is_written_and_no_weight_is_read(graphs: list[tuple[Path, GraphSpec]]) -> None:
     path, _ = max(graphs, key=lambda graph: graph[0].stat().st_size)
     before = {file: file.stat().st_mtime_ns for file in path.parents[2].rglob("*")}
-    assert len(for_older_parsers(path)) < path.stat().st_size * 1.2
+    assert len(rewritten(path)) < path.stat().st_size * 1.2
     assert {file: file.stat().st_mtime_ns for file in path.parents[2].rglob("*")} == before
 
 
@@ -176,11 +183,9 @@ def test_an_attention_becomes_products_of_scaled_queries(settings: dict[str, Any
     ],
 )
 def test_what_cannot_be_said_in_the_older_opset_is_named(tmp_path: Path, nodes: list, said: str) -> None:
-    path = tmp_path / "g.onnx"
-    onnx.save(model_of(*nodes), path)
     remedy = "which is not rewritten for TensorRT before 10.14: install a newer"
     with pytest.raises(UserError, match=rf"g.onnx: .*{said}.*, {remedy}"):
-        for_older_parsers(path)
+        for_older_parsers(model_of(*nodes), tmp_path / "g.onnx")
 
 
 def test_a_graph_of_an_older_opset_keeps_it() -> None:
@@ -188,13 +193,6 @@ def test_a_graph_of_an_older_opset_keeps_it() -> None:
     before = model.SerializeToString()
     rewrite(model)
     assert model.SerializeToString() == before
-
-
-def test_a_damaged_file_is_a_sentence(tmp_path: Path) -> None:
-    path = tmp_path / "cut.onnx"
-    path.write_bytes(model_of(helper.make_node("Relu", ["q"], ["y"])).SerializeToString()[:40])
-    with pytest.raises(UserError, match=r"cut.onnx is not a readable ONNX model .*: export the bundle again"):
-        for_older_parsers(path)
 
 
 def test_attention_is_not_asked_for_where_networks_have_none() -> None:
