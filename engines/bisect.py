@@ -74,8 +74,9 @@ def bisect(
     is the reference.
 
     `threshold` in dB tells rounding from divergence (None: by the coarser of the types). `report` is told of every look
-    before it is taken. Raises UserError for two sides that are the same, for a `threshold` below 0 or above 300 and,
-    before the first look, for a graph that is not in the bundle; and where an engine cannot be had.
+    before it is taken, and where Ctrl-C ends the build of an engine. Raises UserError for two sides that are the same,
+    for a `threshold` below 0 or above 300 and, before the first look, for a graph that is not in the bundle; and where
+    an engine cannot be had.
     """
     if threshold is not None and not 0 <= threshold <= EQUAL_DB:
         rounding = ", ".join(f"{decibels:g} in {precision}" for precision, decibels in THRESHOLDS_DB.items())
@@ -156,7 +157,7 @@ def _bisect_graph(
     report: Callable[[str], None],
 ) -> Divergence:
     sizes, _ = read_vectors(bundle.path(vector_path(name)))
-    insides = [look_inside(bundle, name, side, sizes, threads) for side in sides]
+    insides = [look_inside(bundle, name, side, sizes, threads, report) for side in sides]
     needed = threshold
     if needed is None:
         needed = min(threshold_of(inside.spec, inside.side.backend, inside.side.dtype) for inside in insides)

@@ -2,7 +2,7 @@
 
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,8 +86,15 @@ class ExposedGraph(Inside):
                 return self.outputs_of(engine)
 
 
-def look_inside(bundle: Bundle, graph: str, side: Side, sizes: Mapping[str, int], threads: int | None) -> Inside:
-    """A graph on a side whose backend and precision are chosen.
+def look_inside(
+    bundle: Bundle,
+    graph: str,
+    side: Side,
+    sizes: Mapping[str, int],
+    threads: int | None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Inside:
+    """A graph on a side whose backend and precision are chosen. `tell` is told where Ctrl-C ends a build.
 
     Raises UserError where the graph cannot be had in this precision or be read, or TensorRT cannot build it here.
     """
@@ -99,5 +106,5 @@ def look_inside(bundle: Bundle, graph: str, side: Side, sizes: Mapping[str, int]
     if side.kind in PLANNED:
         from vexpress_trt.engines.trt.probe import ExposedPlan
 
-        return ExposedPlan(bundle, spec, side, sizes)
+        return ExposedPlan(bundle, spec, side, sizes, tell)
     return ExposedGraph(bundle, spec, side, sizes, threads)

@@ -75,11 +75,10 @@ class Probe:
         """The tensors that a module of the network returns, by name."""
         return module_outputs(self._model)
 
-    def expose(
-        self, names: Sequence[str], folder: Path, sizes: Mapping[str, int] | None = None
-    ) -> tuple[Bundle, GraphSpec]:
-        """A copy of the graph below an empty `folder` with these tensors as outputs too, as a bundle and
-        the graph's description; weights are linked where the file system can. The bundle serves this graph only.
+    def opened(
+        self, names: Sequence[str], sizes: Mapping[str, int] | None = None
+    ) -> "tuple[onnx.ModelProto, GraphSpec]":
+        """The graph with these tensors as outputs too, and its description. Weights lie where those of the bundle's do.
 
         With `sizes` of the symbols its inputs have fixed sizes.
         """
@@ -94,15 +93,20 @@ class Probe:
         for tensor in further:
             value = model.graph.output.add(name=tensor.name)
             value.type.tensor_type.elem_type = elements[tensor.dtype]
-        for file in self._spec.files:
+        outputs = tuple(TensorSpec(tensor.name, tensor.dtype, (UNKNOWN,)) for tensor in further)
+        return model, replace(spec, outputs=(*spec.outputs, *outputs))
+
+    def expose(self, names: Sequence[str], folder: Path) -> tuple[Bundle, GraphSpec]:
+        """What `opened` gives, written below an empty `folder`: a bundle that serves this graph only, and the graph's
+        description. Weights are linked where the file system can."""
+        model, spec = self.opened(names)
+        for file in spec.files:
             target = folder / file
             target.parent.mkdir(parents=True, exist_ok=True)
-            if file == self._spec.path:
+            if file == spec.path:
                 target.write_bytes(model.SerializeToString())
             else:
                 _link(self._bundle.path(file), target)
-        outputs = tuple(TensorSpec(tensor.name, tensor.dtype, (UNKNOWN,)) for tensor in further)
-        spec = replace(spec, outputs=(*spec.outputs, *outputs))
         return replace(self._bundle, root=folder), spec
 
     def _values(self) -> "dict[str, onnx.ValueInfoProto]":

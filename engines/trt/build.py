@@ -19,7 +19,7 @@ from vexpress_trt.engines.trt.builder import Build, BuildOptions, Plan, Progress
 from vexpress_trt.engines.trt.fitting import FASTEST_FIRST
 from vexpress_trt.engines.trt.flavour import TensorRt, load_tensorrt
 from vexpress_trt.engines.trt.foresight import least_working_memory
-from vexpress_trt.engines.trt.interruption import in_thread
+from vexpress_trt.engines.trt.interruption import run_build
 from vexpress_trt.engines.trt.key import EngineKey
 from vexpress_trt.engines.trt.preflight import check_room, check_working_memory, targets_here, workspace_for
 from vexpress_trt.engines.trt.profile import Profile, ProfileSettings
@@ -28,7 +28,6 @@ from vexpress_trt.engines.trt.store import EngineStore, graph_hash
 from vexpress_trt.engines.trt.timing_cache import TimingCache
 from vexpress_trt.engines.trt.working_memory import RECORD, measured
 
-STOPPING = "stopping: waiting for the compiler; Ctrl-C again ends at once"
 _WORKSPACE = "workspace"
 
 
@@ -257,16 +256,8 @@ class _Maker:
 
         def build() -> Plan:
             making = Build(self.tensorrt, report, timings)
-
-            def stop() -> None:
-                report(STOPPING, 0.0)
-                making.cancel()
-
-            return in_thread(
-                lambda: making.run(self.bundle.path(one.spec.path), one.spec, one.profile, self.options),
-                _current(self.gpu),
-                stop,
-            )
+            path, tell = self.bundle.path(one.spec.path), lambda line: report(line, 0.0)
+            return run_build(making, path, one.spec, one.profile, self.options, _current(self.gpu), tell)
 
         if self.settings.builds == 1:
             return build(), {}

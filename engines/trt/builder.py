@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.manifest import GraphSpec
@@ -17,6 +17,9 @@ from vexpress_trt.engines.trt.flavour import RTX_TARGETS, TensorRt, compute_capa
 from vexpress_trt.engines.trt.parsing import parsed
 from vexpress_trt.engines.trt.profile import Profile
 from vexpress_trt.engines.trt.timing_cache import TimingCache
+
+if TYPE_CHECKING:
+    import onnx
 
 _FLAGS = ("version_compatible", "hardware_compatible", "weight_streaming")
 _NO_DRIVER = "cudaError 35"
@@ -77,15 +80,22 @@ class Build:
     def cancel(self) -> None:
         self._cancelled.set()
 
-    def run(self, path: Path, spec: GraphSpec, profile: Profile, options: BuildOptions) -> Plan:
-        """The plan of the ONNX file at `path`.
+    def run(
+        self,
+        path: Path,
+        spec: GraphSpec,
+        profile: Profile,
+        options: BuildOptions,
+        model: "onnx.ModelProto | None" = None,
+    ) -> Plan:
+        """The plan of the ONNX file at `path`, or of `model`, whose weights lie beside that file.
 
         Raises UserError that says what to do when the graph does not parse, its bindings are not those of `spec`, or
         the builder fails; KeyboardInterrupt when it was cancelled.
         """
         trt = self._trt
         builder = trt.Builder(self._log)
-        network = parsed(self._tensorrt, builder, self._log, spec, path)
+        network = parsed(self._tensorrt, builder, self._log, spec, path, model)
         bindings = pin_shapes(trt, network, spec, profile)
         make_attention_decomposable(trt, network)
         config = builder.create_builder_config()

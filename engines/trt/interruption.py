@@ -5,12 +5,44 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from vexpress_trt.engines.manifest import GraphSpec
+from vexpress_trt.engines.trt.builder import Build, BuildOptions, Plan
+from vexpress_trt.engines.trt.profile import Profile
+
+if TYPE_CHECKING:
+    import onnx
+
+STOPPING = "stopping: waiting for the compiler; Ctrl-C again ends at once"
 _POLL_SECONDS = 0.2
 _START_SECONDS = 5  # that a thread takes at most to begin
 Result = TypeVar("Result")
+
+
+def run_build(
+    build: Build,
+    path: Path,
+    spec: GraphSpec,
+    profile: Profile,
+    options: BuildOptions,
+    context: AbstractContextManager[Any],
+    tell: Callable[[str], None],
+    model: "onnx.ModelProto | None" = None,
+) -> Plan:
+    """What `build.run` gives and raises, in a thread of its own with `context`, a GPU's or none, entered there.
+
+    The first Ctrl-C cancels the build, which `tell` is told, and is raised at the builder's next step; a second one
+    ends the process.
+    """
+
+    def stop() -> None:
+        tell(STOPPING)
+        build.cancel()
+
+    return in_thread(lambda: build.run(path, spec, profile, options, model), context, stop)
 
 
 def in_thread(work: Callable[[], Result], context: AbstractContextManager[Any], stop: Callable[[], None]) -> Result:

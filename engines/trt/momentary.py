@@ -5,21 +5,25 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vexpress_trt.engines.backend_name import split_backend
 from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.driver import driver
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.manifest import GraphSpec
-from vexpress_trt.engines.trt.build import STOPPING, engine_key
+from vexpress_trt.engines.trt.build import engine_key
 from vexpress_trt.engines.trt.builder import Build, BuildOptions, Plan
 from vexpress_trt.engines.trt.engine import TensorRtEngine, check_dtype
 from vexpress_trt.engines.trt.fitting import Here, fitting_plans
-from vexpress_trt.engines.trt.interruption import in_thread
+from vexpress_trt.engines.trt.interruption import run_build
 from vexpress_trt.engines.trt.preflight import check_room, workspace_for
 from vexpress_trt.engines.trt.profile import Profile, symbols_of
 from vexpress_trt.engines.trt.store import EngineStore
 from vexpress_trt.engines.trt.timing_cache import TimingCache
+
+if TYPE_CHECKING:
+    import onnx
 
 Tell = Callable[[str], None]
 
@@ -48,18 +52,25 @@ def check_momentary(bundle: Bundle, spec: GraphSpec, backend: str, dtype: str | 
 
 @contextmanager
 def momentary_engine(
-    bundle: Bundle, spec: GraphSpec, backend: str, sizes: Mapping[str, int], tell: Tell = lambda line: None
+    bundle: Bundle,
+    spec: GraphSpec,
+    backend: str,
+    sizes: Mapping[str, int],
+    tell: Tell = lambda line: None,
+    model: "onnx.ModelProto | None" = None,
 ) -> Iterator[TensorRtEngine]:
     """An engine of a graph for symbols of these sizes alone. Nothing is written to the bundle, and no file is made here
     before the plan is built, so Ctrl-C leaves none: the first one ends the builder at its next step, which `tell` is
     told, a second one everything at once.
+
+    `model`: the graph that `spec` describes (None: the one in the bundle), with the weights of the bundle's.
 
     Raises UserError where the plan cannot be built or loaded.
     """
     place = here(backend)
     profile, targets = fixed_profile(spec, sizes), (place.target,)
     options = BuildOptions(targets if place.tensorrt.is_rtx else ())
-    plan = _built(bundle, spec, place, profile, options, tell)
+    plan = _built(bundle, spec, place, profile, options, tell, model)
     with tempfile.TemporaryDirectory(prefix="vexpress-plan-") as folder:
         own = replace(bundle, root=Path(folder))
         key = engine_key(bundle, place.tensorrt, spec, profile, targets, options)
@@ -74,15 +85,18 @@ def fixed_profile(spec: GraphSpec, sizes: Mapping[str, int]) -> Profile:
     return Profile.parse("_".join(f"{symbol}{sizes[symbol]}" for symbol in symbols_of(spec)) or "fixed")
 
 
-def _built(bundle: Bundle, spec: GraphSpec, place: Here, profile: Profile, options: BuildOptions, tell: Tell) -> Plan:
+def _built(
+    bundle: Bundle,
+    spec: GraphSpec,
+    place: Here,
+    profile: Profile,
+    options: BuildOptions,
+    tell: Tell,
+    model: "onnx.ModelProto | None",
+) -> Plan:
     tensorrt, gpu = place.tensorrt, driver(place.gpu)
     with gpu.current():
         options = replace(options, workspace=workspace_for(None, gpu.mem_get_info()[0]))
     timings = None if tensorrt.is_rtx else TimingCache.of(tensorrt, place.gpu)
-    build = Build(tensorrt, timing_cache=timings)
-
-    def stop() -> None:
-        tell(STOPPING)
-        build.cancel()
-
-    return in_thread(lambda: build.run(bundle.path(spec.path), spec, profile, options), gpu.current(), stop)
+    build, path = Build(tensorrt, timing_cache=timings), bundle.path(spec.path)
+    return run_build(build, path, spec, profile, options, gpu.current(), tell, model)

@@ -1,8 +1,9 @@
 """TensorRT-RTX, and a bundle whose graphs it can build in seconds."""
 
 import shutil
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -109,6 +110,15 @@ def miscompiled(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 @pytest.fixture
 def unbuilt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Build, "run", lambda *given: pytest.fail("it was built"))
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """The command leaves signals ignored, as its process would end."""
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGINT, before[0])
+    signal.signal(signal.SIGTERM, before[1])
 
 
 @pytest.fixture(params=[TENSORRT, RTX])

@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import fake_tensorrt
@@ -58,15 +58,6 @@ def pair(tmp_path: Path, save_graph: Callable, model_config: ModelConfig) -> Bun
             provenance={"checkpoints": {}},
         )  # fmt: skip
     return Bundle.open(root)
-
-
-@pytest.fixture
-def handlers() -> Iterator[None]:
-    """The command leaves signals ignored, as its process would end."""
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGINT, before[0])
-    signal.signal(signal.SIGTERM, before[1])
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -145,7 +136,7 @@ def test_a_plan_is_for_this_gpu_and_the_test_inputs(
     given, run = [], Build.run
     monkeypatch.setattr(Build, "run", lambda self, *about: given.append(about) or run(self, *about))
     verify_bundle(pair, flavoured.backend)
-    for path, spec, profile, options in given:
+    for path, spec, profile, options, _ in given:
         assert path == pair.path(spec.path)  # gigabytes of weights are not copied
         assert profile.name == "N2_h5_w7" and all(own.is_fixed for own in profile.ranges.values())
         assert options.targets == (("sm89",) if flavoured.is_rtx else ()) and options.workspace == 8 << 30

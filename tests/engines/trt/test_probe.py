@@ -1,5 +1,8 @@
 """`verify --bisect` inside TensorRT: plans of the moment, by a builder that is played, and by TensorRT-RTX's own."""
 
+import os
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -99,7 +102,8 @@ def test_a_plan_is_for_this_gpu_and_the_test_inputs(
     given, run = [], Build.run
     monkeypatch.setattr(Build, "run", lambda self, *about: given.append(about) or run(self, *about))
     bisect(chain, Side(flavoured.backend, "fp16"), REFERENCE, threads=1)
-    ((_, spec, profile, options),) = given
+    ((path, spec, profile, options, _),) = given
+    assert path == chain.path(spec.path)  # whose weights it takes
     assert options.targets == (("sm89",) if flavoured.is_rtx else ()) and options.workspace == 8 << 30
     assert [tensor.shape for tensor in (*spec.inputs, *spec.outputs)] == [(2, 4, 5, 7)] * 2
     assert not profile.ranges
@@ -141,6 +145,30 @@ def test_a_tensor_whose_size_is_not_known_before_a_run_is_left_out(
     miscompiled(Sigmoid="HardSigmoid")
     (result,) = bisect(chain, HALF, REFERENCE, threads=1)
     assert (result.tensor, result.tensors, result.comparable, result.total) == ("same", 8, 8, 9)
+
+
+def test_ctrl_c_says_that_it_stops_and_no_file_is_there_while_a_plan_is_built(
+    chain: Bundle, flavoured: TensorRt, machine: HostDriver, monkeypatch, handlers, capsys, tmp_path: Path
+) -> None:
+    """So a second one, which ends the process at once, leaves none either."""
+    temporary, seen = tmp_path / "temporary", []
+
+    def build(self: fake_tensorrt.Builder, network: object, config: fake_tensorrt.IBuilderConfig) -> None:
+        seen.extend(temporary.iterdir())
+        os.kill(os.getpid(), signal.SIGINT)
+        while config.progress_monitor.step_complete("tactics", 0):
+            time.sleep(0.01)
+
+    monkeypatch.setattr(fake_tensorrt.Builder, "build_serialized_network", build)
+    assert cli.main(["verify", str(chain.root), "--backend", flavoured.backend, "--bisect", "onnxruntime"]) == 130
+    out, err = capsys.readouterr()
+    assert out == "" and err.splitlines() == [
+        "vae_decoder: its outputs",
+        "stopping: waiting for the compiler; Ctrl-C again ends at once",
+        "vexpress: interrupted",
+    ]
+    assert not seen and not list(temporary.iterdir())
+    assert not machine.memory and not machine.streams
 
 
 def test_without_a_gpu_nothing_is_built(chain: Bundle, unbuilt, monkeypatch) -> None:
