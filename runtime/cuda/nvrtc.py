@@ -15,7 +15,7 @@ KERNELS = (
     *(f"{name}_{dtype}" for name in ("gather_latents", "step_window", "to_rgb8") for dtype in DTYPES),
     *("gather_rows", "advance", "noise", "unscale", "median", "rgb_to_nv12", "draw_keypoints"),
 )
-_OPTIONS = ("--std=c++17", "--fmad=false")
+OPTIONS = ("--std=c++17", "--fmad=false")
 
 
 def cubin(architecture: int) -> bytes:
@@ -44,7 +44,7 @@ def compiled(architecture: int) -> bytes:
             f"NVRTC {version(nvrtc)} compiles for sm_{known[0]} to sm_{known[-1]}, and this GPU is sm_{architecture}: "
             "install another version of nvidia-cuda-nvrtc"
         )
-    options = [*_OPTIONS, f"--gpu-architecture=sm_{architecture}", f"--include-path={NATIVE}"]
+    options = [*OPTIONS, f"--gpu-architecture=sm_{architecture}", f"--include-path={NATIVE}"]
     _, program = _checked(nvrtc, nvrtc.nvrtcCreateProgram(SOURCE.read_bytes(), SOURCE.name.encode(), 0, [], []))
     try:
         outcome = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
@@ -59,7 +59,7 @@ def compiled(architecture: int) -> bytes:
 
 def source_hash() -> str:
     """SHA-256 of the kernels, their headers and the compiler's options, in hexadecimal."""
-    digest = hashlib.sha256(" ".join(_OPTIONS).encode())
+    digest = hashlib.sha256(" ".join(OPTIONS).encode())
     for path in [SOURCE, *sorted(NATIVE.glob("*.h"))]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()

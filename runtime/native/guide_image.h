@@ -1,6 +1,8 @@
 // Guide images bit for bit as OpenCV draws them (runtime/keypoints.py, draw_keypoints): two limbs and three discs.
 //
-// Each thread draws one row of one image: it follows all outlines, which are short, and keeps what lies on its row.
+// Each thread draws one row of one image: it follows all outlines, which are short, and keeps what lies on its row. Its
+// polygon lies in memory of the caller: on a GPU not on the stack, which CUDA keeps for as many threads as the GPU can
+// hold (0.8 GB on an H100).
 #pragma once
 
 #include "small_floats.h"
@@ -16,6 +18,24 @@ constexpr Int32 kOne = 1 << 16;      // a pixel in OpenCV's fixed point
 struct Point {
     Int32 x, y;
 };
+
+// A polygon as distances from its centre: of points within kFarthest half an ellipse's length is below 22628 pixels.
+struct Polygon {
+    struct Offset {
+        Int16 x, y;
+    };
+    Point centre;
+    Int32 count;
+    Offset offsets[kPoints];
+
+    VEXPRESS_INLINE Point operator[](Int32 i) const {
+        return {centre.x + offsets[i].x, centre.y + offsets[i].y};
+    }
+    VEXPRESS_INLINE void add(Point point) {
+        offsets[count++] = {static_cast<Int16>(point.x - centre.x), static_cast<Int16>(point.y - centre.y)};
+    }
+};
+constexpr Int32 kThreads = 32;  // of a block on a GPU: their polygons fit its static shared memory
 
 enum Kind : Int32 { kFloat32, kFloat16, kBFloat16, kByte };
 
@@ -60,19 +80,21 @@ VEXPRESS_INLINE Int32 direction(double x, double y) {
     return whole < 0 ? whole + 360 : whole;
 }
 
-// The polygon of a limb's ellipse: neighbours that round to the same pixel are one point. Returns how many there are.
-VEXPRESS_CALL Int32 ellipse(Point centre, Int32 half_length, Int32 angle, Point (&points)[kPoints]) {
+// The polygon of a limb's ellipse: neighbours that round to the same pixel are one point.
+VEXPRESS_CALL void ellipse(Point centre, Int32 half_length, Int32 angle, Polygon &points) {
     const double across = cosine(angle), along = sine(angle);
-    Int32 count = 0;
+    points.centre = centre;
+    points.count = 0;
+    Point last{0, 0};
     for (Int32 degrees = 0; degrees < kPoints; ++degrees) {
         const double x = half_length * static_cast<double>(cosine(degrees));
         const double y = kHalfWidth * static_cast<double>(sine(degrees));
         const Point point{static_cast<Int32>(rint(centre.x + x * across - y * along)),
                           static_cast<Int32>(rint(centre.y + x * along + y * across))};
-        if (count == 0 || point.x != points[count - 1].x || point.y != points[count - 1].y) points[count++] = point;
+        if (points.count == 0 || point.x != last.x || point.y != last.y) points.add(point);
+        last = point;
     }
-    if (count == 1) points[count++] = centre;
-    return count;
+    if (points.count == 1) points.add(centre);
 }
 
 // Moves `end` of a line along it to the row or column `limit`; `major` is the coordinate that is set.
@@ -137,8 +159,8 @@ struct Side {
 };
 
 // A filled convex polygon: its outline, and between the two sides of each row, rounded to the nearest pixel.
-VEXPRESS_CALL void fill_convex(const Row &row, const Point (&points)[kPoints], Int32 count,
-                               const Byte (&colour)[3]) {
+VEXPRESS_CALL void fill_convex(const Row &row, const Polygon &points, const Byte (&colour)[3]) {
+    const Int32 count = points.count;
     Int32 top = 0, bottom = points[0].y, left = points[0].x, right = points[0].x;
     for (Int32 i = 0; i < count; ++i) {
         const Point point = points[i];
@@ -183,7 +205,7 @@ VEXPRESS_INLINE Int32 disc_half_width(Int32 distance) {
 }
 
 template <typename Number>
-VEXPRESS_INLINE void draw_row(const Row &row, const Number *points) {
+VEXPRESS_INLINE void draw_row(const Row &row, const Number *points, Polygon &polygon) {
     const Byte none[3] = {0, 0, 0};
     row.fill(0, row.width - 1, none);
     bool drawable[3];
@@ -197,9 +219,8 @@ VEXPRESS_INLINE void draw_row(const Row &row, const Number *points) {
         const Point centre{static_cast<Int32>((at[0] + nose[0]) / two), static_cast<Int32>((at[1] + nose[1]) / two)};
         const Int32 half_length = static_cast<Int32>(static_cast<Number>(sqrt(x * x + y * y)) / two);
         const Byte colour[3] = {static_cast<Byte>(eye == 0 ? 153 : 0), static_cast<Byte>(eye == 1 ? 153 : 0), 0};
-        Point polygon[kPoints];
-        const Int32 count = ellipse(centre, half_length, direction(x, y), polygon);
-        fill_convex(row, polygon, count, colour);
+        ellipse(centre, half_length, direction(x, y), polygon);
+        fill_convex(row, polygon, colour);
     }
     for (int i = 0; i < 3; ++i) {
         if (!drawable[i]) continue;
@@ -214,9 +235,10 @@ VEXPRESS_INLINE void draw_row(const Row &row, const Number *points) {
 }  // namespace guide
 
 // `count` guide images of points [count, 3, 2] (left eye, right eye, nose; x, y), float64 if `wide`, else float32:
-// bytes [count, height, width, 3], or [count, 3, height, width] from 0 to 1 in another kind of `out`.
+// bytes [count, height, width, 3], or [count, 3, height, width] from 0 to 1 in another kind of `out`. `polygon` is this
+// thread's own.
 VEXPRESS_INLINE void draw_keypoints(const Share &share, const void *points, Int32 wide, void *out, Int32 kind,
-                                    Index count, Index height, Index width) {
+                                    Index count, Index height, Index width, guide::Polygon &polygon) {
     const bool bytes = kind == guide::kByte;
     guide::Row row{out, static_cast<guide::Kind>(kind), 0, bytes ? 1 : height * width, bytes ? 3 : 1, 0,
                    static_cast<Int32>(width), static_cast<Int32>(height)};
@@ -225,9 +247,9 @@ VEXPRESS_INLINE void draw_keypoints(const Share &share, const void *points, Int3
             row.offset = 3 * image * height * width + y * width * row.pixel;
             row.y = static_cast<Int32>(y);
             if (wide)
-                guide::draw_row(row, static_cast<const double *>(points) + 6 * image);
+                guide::draw_row(row, static_cast<const double *>(points) + 6 * image, polygon);
             else
-                guide::draw_row(row, static_cast<const float *>(points) + 6 * image);
+                guide::draw_row(row, static_cast<const float *>(points) + 6 * image, polygon);
         }
 }
 

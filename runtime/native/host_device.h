@@ -5,6 +5,7 @@
 namespace vexpress {
 using Byte = unsigned char;
 using Half16 = unsigned short;
+using Int16 = short;
 using Int32 = int;
 using Word32 = unsigned int;
 using Word64 = unsigned long long;
@@ -19,6 +20,7 @@ using Index = long long;
 namespace vexpress {
 using Byte = std::uint8_t;
 using Half16 = std::uint16_t;
+using Int16 = std::int16_t;
 using Int32 = std::int32_t;
 using Word32 = std::uint32_t;
 using Word64 = std::uint64_t;

@@ -139,16 +139,18 @@ void rgb_to_nv12_on_host(In rgb, Out out, Index height, Index width) {
 void draw_keypoints_on_host(In points, Index count, Index height, Index width, Out out, const std::string &out_dtype,
                             bool wide) {
     const Index numbers = 6 * count, size = 3 * count * height * width;
+    guide::Polygon polygon;
     const void *from = wide ? static_cast<const void *>(values<double>(points, numbers, "points"))
                             : values<float>(points, numbers, "points");
     if (out_dtype == "uint8")
-        return draw_keypoints(Share{}, from, wide, values<Byte>(out, size, "out"), guide::kByte, count, height, width);
+        return draw_keypoints(Share{}, from, wide, values<Byte>(out, size, "out"), guide::kByte, count, height, width,
+                              polygon);
     with_dtype(out_dtype, [&](auto zero) {
         using Value = decltype(zero);
         const auto kind = std::is_same_v<Value, float> ? guide::kFloat32
                           : std::is_same_v<Value, Float16> ? guide::kFloat16
                                                            : guide::kBFloat16;
-        draw_keypoints(Share{}, from, wide, values<Value>(out, size, "out"), kind, count, height, width);
+        draw_keypoints(Share{}, from, wide, values<Value>(out, size, "out"), kind, count, height, width, polygon);
     });
 }
 

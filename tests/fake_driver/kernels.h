@@ -18,6 +18,8 @@ static Dim3 blockIdx, gridDim, blockDim, threadIdx;
 #define __global__
 #define __device__
 #define __forceinline__ inline
+#define __shared__ static
+#define __launch_bounds__(threads)
 #include "cuda/kernels.cu"
 
 namespace stand_in {

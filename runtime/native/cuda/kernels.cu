@@ -67,7 +67,8 @@ VEXPRESS_KERNEL vx_rgb_to_nv12(const Byte *rgb, Byte *out, Index height, Index w
     rgb_to_nv12(here(), rgb, out, height, width);
 }
 
-VEXPRESS_KERNEL vx_draw_keypoints(const void *points, Int32 wide, void *out, Int32 kind, Index count, Index height,
-                                  Index width) {
-    draw_keypoints(here(), points, wide, out, kind, count, height, width);
+VEXPRESS_KERNEL __launch_bounds__(guide::kThreads)
+    vx_draw_keypoints(const void *points, Int32 wide, void *out, Int32 kind, Index count, Index height, Index width) {
+    __shared__ guide::Polygon polygons[guide::kThreads];
+    draw_keypoints(here(), points, wide, out, kind, count, height, width, polygons[threadIdx.x]);
 }

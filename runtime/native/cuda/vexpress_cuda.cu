@@ -25,14 +25,14 @@ struct Same {
     using type = Value;
 };
 
-template <typename... Parameters>
+template <Index threads = kThreads, typename... Parameters>
 int launch(void (*kernel)(Parameters...), Index rows, Index columns, void *stream,
            typename Same<Parameters>::type... arguments) {
     if (rows < 1 || columns < 1) return cudaSuccess;
-    const dim3 grid(static_cast<unsigned>(std::min((columns + kThreads - 1) / kThreads, kMostColumns)),
+    const dim3 grid(static_cast<unsigned>(std::min((columns + threads - 1) / threads, kMostColumns)),
                     static_cast<unsigned>(std::min(rows, kMostRows)));
     void *pointers[] = {&arguments...};
-    return cudaLaunchKernel(reinterpret_cast<const void *>(kernel), grid, dim3(static_cast<unsigned>(kThreads)),
+    return cudaLaunchKernel(reinterpret_cast<const void *>(kernel), grid, dim3(static_cast<unsigned>(threads)),
                             pointers, 0, static_cast<cudaStream_t>(stream));
 }
 
@@ -96,8 +96,8 @@ int vexpress_rgb_to_nv12(const uint8_t *rgb, uint8_t *out, int64_t height, int64
 int vexpress_draw_keypoints(const void *points, int points_float64, int64_t count, int64_t height, int64_t width,
                             void *out, vexpress_dtype out_dtype, void *stream) {
     if (out_dtype < VEXPRESS_FLOAT32 || out_dtype > VEXPRESS_UINT8) return cudaErrorInvalidValue;
-    return launch(vx_draw_keypoints, count, height, stream, points, points_float64, out, static_cast<Int32>(out_dtype),
-                  count, height, width);
+    return launch<guide::kThreads>(vx_draw_keypoints, count, height, stream, points, points_float64, out,
+                                   static_cast<Int32>(out_dtype), count, height, width);
 }
 
 const char *vexpress_cuda_error_string(int code) {

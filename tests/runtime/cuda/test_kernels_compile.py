@@ -29,6 +29,20 @@ def test_nvrtc_compiles_the_kernels(has_nvrtc: None, architecture: int) -> None:
         assert f".text.vx_{name}\0".encode() in code
 
 
+def test_no_kernel_takes_a_large_stack(has_nvrtc: None) -> None:
+    """CUDA sets a stack aside for every thread that the GPU can hold, 270,000 on an H100, from the first launch on."""
+    module, options = nvrtc.bindings(), ["--gpu-architecture=sm_90", "--ptxas-options=-v"]
+    options += [*nvrtc.OPTIONS, f"--include-path={nvrtc.NATIVE}"]
+    _, program = module.nvrtcCreateProgram(nvrtc.SOURCE.read_bytes(), b"kernels.cu", 0, [], [])
+    module.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
+    said = bytearray(module.nvrtcGetProgramLogSize(program)[1])
+    module.nvrtcGetProgramLog(program, said)
+    module.nvrtcDestroyProgram(program)
+    kernels = re.findall(rb"Function properties for vx_(\w+)\n\D+(\d+) bytes stack frame", said)
+    assert {name.decode() for name, _ in kernels} == set(nvrtc.KERNELS)
+    assert {name: size for name, size in kernels if int(size) > 256} == {}
+
+
 def test_a_gpu_that_nvrtc_does_not_know_is_a_sentence(has_nvrtc: None) -> None:
     with pytest.raises(UserError, match=r"this GPU is sm_20: install another version of nvidia-cuda-nvrtc"):
         nvrtc.compiled(20)
