@@ -172,7 +172,8 @@ def out_of_memory(problem: Exception, graph: str, allowed: int | None = None) ->
     `allowed`: bytes of `gpu_memory` that it had to do with.
     """
     text = str(problem).lower()
-    if isinstance(problem, MemoryError) or "bad_alloc" in text or ("allocate" in text and "memory" in text):
+    told = any(words in text for words in ("bad_alloc", "out of memory", "alloc_failed"))
+    if isinstance(problem, MemoryError) or told or ("allocate" in text and "memory" in text):
         limit = "" if allowed is None else f", for which {allowed / 2**20:.0f} MiB of --gpu_memory were left"
         return UserError(
             f"there is not enough memory for {graph}{limit}: use --save_gpu_memory, fewer --context_frames or a "

@@ -1,6 +1,9 @@
 """onnxruntime on an NVIDIA GPU, on the device's own buffers and stream: where no TensorRT engine can be had."""
 
+import contextlib
+import functools
 import logging
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +21,10 @@ from vexpress_trt.engines.onnxruntime_engine import open_session, require_own_pr
 log = logging.getLogger("vexpress")
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+_LIBRARIES = (
+    "mostly for lack of the CUDA or cuDNN libraries of its version (`pip install 'onnxruntime-gpu[cuda,cudnn]'`); see "
+    "its own message above, or choose --backend torch"
+)
 
 
 class OnnxRuntimeDeviceEngine(Engine, DeviceEngine):
@@ -29,7 +36,8 @@ class OnnxRuntimeDeviceEngine(Engine, DeviceEngine):
 
     With `gpu_memory` the session's memory, weights included, grows to so many bytes at most.
 
-    The session must have the provider: where onnxruntime would go on without it, on the CPU, this says why not.
+    FP32 is computed in FP32: the provider's use of TF32 is switched off. The session must have the provider: where
+    onnxruntime would go on without it, on the CPU, this says why not.
     """
 
     keeps_within = True
@@ -59,6 +67,8 @@ class OnnxRuntimeDeviceEngine(Engine, DeviceEngine):
                 f"onnxruntime {onnxruntime.__version__} is built without CUDA: `pip uninstall onnxruntime` and `pip "
                 "install onnxruntime-gpu`, or choose --backend torch"
             )
+        if provider == CUDA:
+            _load_libraries()
         self.backend = backend
         self._bundle = bundle
         self._threads = threads or usable_cores()
@@ -97,7 +107,13 @@ class OnnxRuntimeDeviceEngine(Engine, DeviceEngine):
     def _bind(self, name: str, array: np.ndarray) -> None:
         import onnxruntime
 
-        self._given[name] = onnxruntime.OrtValue.ortvalue_from_numpy(array, *self._place)
+        try:
+            self._given[name] = onnxruntime.OrtValue.ortvalue_from_numpy(array, *self._place)
+        except Exception as problem:  # the provider is loaded for the first array, before there is a session
+            raise out_of_memory(problem, self.spec.name, self._budget) or UserError(
+                f"onnxruntime cannot bring {name} of {self.spec.name} to the GPU ({str(problem).splitlines()[0]}), "
+                f"{_LIBRARIES}"
+            ) from None
         self._binding = None
 
     def _execute(self, sizes: dict[str, int]) -> dict[str, np.ndarray]:
@@ -131,7 +147,7 @@ class OnnxRuntimeDeviceEngine(Engine, DeviceEngine):
         self._session = self._binding = None
         options = {}
         if self._provider == CUDA:
-            options = {"device_id": str(self._gpu), "cudnn_conv_algo_search": "HEURISTIC"}
+            options = {"device_id": str(self._gpu), "cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"}
             if stream is not None:
                 options["user_compute_stream"] = str(stream)
             if self._budget is not None:  # and no more than is asked for, where it would double its memory otherwise
@@ -139,9 +155,7 @@ class OnnxRuntimeDeviceEngine(Engine, DeviceEngine):
         session = open_session(self._bundle, self.spec, self._threads, provider=(self._provider, options))
         if session.get_providers()[0] != self._provider:
             raise UserError(
-                f"onnxruntime would run {self.spec.name} on the CPU: its CUDA provider does not load here, mostly for "
-                "lack of the CUDA or cuDNN libraries of its version; see its own message above, or choose --backend "
-                "torch"
+                f"onnxruntime would run {self.spec.name} on the CPU: its CUDA provider does not load here, {_LIBRARIES}"
             )
         self._session, self._stream = session, stream
 
@@ -164,6 +178,18 @@ class OnnxRuntimeDeviceEngine(Engine, DeviceEngine):
             self._session.run_with_iobinding(binding, options)
         except Exception as problem:
             raise out_of_memory(problem, self.spec.name, self._budget) or problem from None
+
+
+@functools.cache
+def _load_libraries() -> None:
+    """Load CUDA and cuDNN of NVIDIA's Python packages, where the provider does not look for them itself.
+
+    What is missing onnxruntime prints, which must not get into a video or a document on standard output.
+    """
+    import onnxruntime
+
+    with contextlib.redirect_stdout(sys.stderr):
+        onnxruntime.preload_dlls()
 
 
 def _address(buffer: Any) -> int:

@@ -148,6 +148,8 @@ def test_a_bundle_without_the_precision_says_how_to_add_it(bundle: Bundle, backe
         (RuntimeError("[ONNXRuntimeError] : Failed to allocate memory for requested buffer of size 9"), True),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."), True),
         (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
         (RuntimeError("shape mismatch"), False),
     ],
 )

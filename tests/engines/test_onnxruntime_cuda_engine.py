@@ -1,5 +1,6 @@
 """onnxruntime under the device's loop; here its CPU provider stands for the GPU, on NumPy buffers."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,6 +90,7 @@ def test_the_gpus_session_gets_gpu_stream_and_limit(
     (name, options), (_, limited) = asked
     assert name == CUDA
     assert (options["device_id"], options["user_compute_stream"]) == ("1", "4711")
+    assert options["use_tf32"] == "0"
     assert "gpu_mem_limit" not in options
     assert (limited["gpu_mem_limit"], limited["arena_extend_strategy"]) == (str(3 << 30), "kSameAsRequested")
 
@@ -120,6 +122,37 @@ def test_a_session_that_fell_back_to_the_cpu_is_refused(
     monkeypatch.setattr(module, "open_session", lambda *given, provider: original(*given, provider=(CPU, {})))
     with load(bundle, provider=CUDA) as engine, pytest.raises(UserError, match="would run vae_decoder on the CPU"):
         engine.enqueue(1)
+
+
+@pytest.mark.parametrize(
+    ("problem", "said"),
+    [
+        ("CUDA Provider not available, can't get interface for it", "to the GPU (CUDA Provider not available"),
+        ("CUDA failure 2: out of memory ; GPU=0", "not enough memory for vae_decoder"),
+    ],
+)
+def test_an_array_that_does_not_get_to_the_gpu_is_told(
+    bundle: Bundle, example: Callable, monkeypatch: pytest.MonkeyPatch, problem: str, said: str
+) -> None:
+    """Arrays are bound before there is a session: it is then that a provider which does not load is met first."""
+
+    def fail(*about: object) -> None:
+        raise RuntimeError(problem)
+
+    monkeypatch.setattr(onnxruntime.OrtValue, "ortvalue_from_numpy", fail)
+    with load(bundle) as engine, pytest.raises(UserError, match=re.escape(said)):
+        engine.run(**example().inputs)
+
+
+def test_cudas_libraries_are_loaded_once_and_standard_output_stays_clean(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("Failed to load libcudnn.so.9"))
+    module._load_libraries.cache_clear()
+    for provider in (CPU, CUDA, CUDA):
+        load(bundle, provider=provider).close()
+    assert capsys.readouterr() == ("", "Failed to load libcudnn.so.9\n")
 
 
 @pytest.mark.skipif(CUDA in onnxruntime.get_available_providers(), reason="this onnxruntime has CUDA")
