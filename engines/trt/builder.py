@@ -5,7 +5,7 @@ import logging
 import re
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from vexpress_trt.engines.trt.bindings import Binding, pin_shapes
 from vexpress_trt.engines.trt.flavour import RTX_TARGETS, TensorRt, compute_capability
 from vexpress_trt.engines.trt.parsing import parsed
 from vexpress_trt.engines.trt.profile import Profile
+from vexpress_trt.engines.trt.size_flags import smaller
 from vexpress_trt.engines.trt.timing_cache import TimingCache
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class Build:
         if self._cancelled.is_set():
             raise KeyboardInterrupt
         if plan is None:
-            reason = reason_of(self._log, options.workspace)
+            reason = reason_of(self._log, options.workspace, profile.ranges)
             raise UserError(f"{self._tensorrt.backend} could not build {spec.name}: {reason}")
         if self._timing_cache is not None:
             self._keep_timings(self._timing_cache, config)
@@ -262,13 +263,14 @@ class Phases:
         return min(1.0, (done + inside) / count)
 
 
-def reason_of(log: Any, workspace: int | None = None) -> str:
-    """The first error of a builder's log, which is the cause of later ones, and what may help.
+def reason_of(log: Any, workspace: int | None = None, symbols: Collection[str] = ()) -> str:
+    """The first error of TensorRT's log, which is the cause of later ones, and what may help.
 
-    Errors about a missing driver, which it logs whenever it fails on a machine without a GPU, are the last resort. A
-    request as large as `workspace` (bytes) means that the engine needs more scratch than it was allowed.
+    Errors about a missing driver, which it logs whenever it fails on a machine without a GPU, are the last resort. Of a
+    build, `workspace` are the bytes of scratch that it was allowed, and `symbols` those of the graph's sizes: a request
+    as large as that means that the engine needs more.
     """
-    lines = [" ".join(line.split()) for line in log.lines]
+    lines = [" ".join(line.split()) for line in list(log.lines)]
     causes = [line for line in lines if _NO_DRIVER not in line] or lines or ["it gave no reason"]
     text = " ".join(causes)
     if _ONE_ELEMENT in text:
@@ -278,10 +280,12 @@ def reason_of(log: Any, workspace: int | None = None) -> str:
         )
     requested = re.search(r"Requested size was (\d+) bytes", text)
     if requested and workspace is not None and int(requested[1]) >= workspace:
+        remedies = ["raise it to what the GPU can spare", smaller(symbols)]
         return (
-            f"{causes[0]}; the engine needs more than --workspace {workspace / 2**30:g} GiB of scratch: raise it to "
-            "what the GPU can spare, or build for smaller images or fewer frames"
+            f"{causes[0]}; the engine needs more than --workspace {workspace / 2**30:g} GiB of scratch: "
+            f"{', or '.join(filter(None, remedies))}"
         )
     if "memory" in text.lower() or "could not find any implementation" in text.lower():
-        return f"{causes[0]}; it may have too little memory: close other programs or lower --workspace"
+        lower = "" if workspace is None else " or lower --workspace"
+        return f"{causes[0]}; it may have too little memory: close other programs{lower}"
     return causes[0]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +50,7 @@ def least_working_memory(tensorrt: TensorRt, spec: GraphSpec, path: Path, profil
             tensor = layer.get_output(0)
             if tensor.name not in outputs:
                 needs.append(Need(_size(trt, tensor.dtype, tensor.shape), "the result of a convolution"))
-    most = max(needs, key=lambda need: need.size)
-    speech = "let it hear less at once with --audio_seconds" if "S" in profile.ranges else ""
-    return replace(most, remedy=", or ".join(filter(None, [most.remedy, speech])))
+    return max(needs, key=lambda need: need.size)
 
 
 def _scores(trt: Any, layer: Any) -> Need:

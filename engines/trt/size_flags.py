@@ -95,6 +95,11 @@ SIZE_FLAGS = {  # by the symbol whose sizes they say
 
 def smaller(symbols: Collection[str]) -> str:
     """What a graph with sizes of these symbols can be built for that needs less, or ""."""
-    named = {"h": "a smaller image", "F": "fewer --context_frames", "B": "a smaller --window_batch"}
+    named = {
+        "h": "a smaller image",
+        "F": "fewer --context_frames",
+        "B": "a smaller --window_batch",
+        "S": "less speech at once (--audio_seconds)",
+    }
     words = " or ".join(words for symbol, words in named.items() if symbol in symbols)
     return f"build for {words}" if words else ""

@@ -101,7 +101,7 @@ def test_speech_that_needs_too_much_can_be_heard_in_less(
     command = f"build {fresh_bundle} --target sm86 --precision fp16 --graphs audio_encoder --workspace 0.0625".split()
     assert cli.main(command) == 2
     said = capsys.readouterr().err
-    assert said.endswith("or let it hear less at once with --audio_seconds\n") and "image" not in said
+    assert said.endswith("or build for less speech at once (--audio_seconds)\n") and "image" not in said
     assert cli.main([*command, "--audio_seconds", "2"]) == 0
 
 
@@ -119,7 +119,8 @@ def test_a_gpu_that_is_too_small_is_named_with_what_helps() -> None:
     [
         ("BFhw", ", or build for a smaller image or fewer --context_frames or a smaller --window_batch"),
         ("Nhw", ", or build for a smaller image"),
-        ("S", ""),
+        ("S", r", or build for less speech at once \(--audio_seconds\)"),
+        ("N", ""),
     ],
 )
 def test_only_sizes_that_a_graph_has_are_called_too_large(symbols: str, helps: str) -> None:
