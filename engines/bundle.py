@@ -5,11 +5,12 @@ import os
 import shutil
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.engines.files import atomic_path
+from vexpress_trt.engines.files import atomic_path, user_cache
 from vexpress_trt.engines.manifest import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
@@ -62,8 +63,17 @@ class Bundle:
         if not found:
             names = ", ".join(dict.fromkeys(graph.name for graph in self.manifest.graphs)) or "none"
             raise UserError(f"{self.root} has no graph {name} (it has: {names}): export the bundle again")
+        has = f"has {name} in {', '.join(found)} only"
+        if self.root.is_relative_to(user_cache()):  # put together by the package: nothing is to be added there
+            checkpoints, model = files("vexpress_trt.models") / "box" / "checkpoints", self.manifest.model
+            size = f"--image_width {model.image_width} --image_height {model.image_height}"
+            raise UserError(
+                f"the model in the box {has}: choose that, or make a bundle of your own with `vexpress export "
+                f"--checkpoints {checkpoints} --bundle box.bundle {size} --precision {precision}` and name it with "
+                "--bundle"
+            )
         raise UserError(
-            f"{self.root} has {name} in {', '.join(found)} only; add it with "
+            f"{self.root} {has}; add it with "
             f"`vexpress export --checkpoints DIR --bundle {self.root} --precision {precision}`"
         )
 

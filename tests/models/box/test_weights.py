@@ -1,5 +1,6 @@
 """A bundle put together again from the checkpoints it was exported from is the same bundle, byte for byte."""
 
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -47,6 +48,19 @@ def test_the_bundle_is_made_once_and_anew_when_it_is_damaged(box: Path) -> None:
     (bundle / "onnx/fp32/denoiser.data").write_bytes(b"damaged")
     assert shipped_bundle(box) == bundle
     Bundle.open(bundle, verify=True)
+
+
+def test_a_precision_that_is_not_shipped_is_exported_to_a_bundle_of_the_users_own(box: Path) -> None:
+    """Advice to add to the cache folder would be lost with it."""
+    bundle = Bundle.open(shipped_bundle(box))
+    with pytest.raises(UserError) as refused:
+        bundle.graph("vae_decoder", "fp16")
+    said = str(refused.value)
+    assert said.startswith("the model in the box has vae_decoder in fp32 only: choose that, or ")
+    assert str(bundle.root) not in said
+    command = shlex.split(said.split("`")[1])
+    assert (Path(command[command.index("--checkpoints") + 1]) / "v-express" / "denoising_unet.bin").is_file()
+    assert command[-6:] == "--image_width 128 --image_height 128 --precision fp16".split()
 
 
 def _flip(file: Path) -> None:
