@@ -28,6 +28,7 @@ from vexpress_trt.engines.selection import PLANNED, choose_backend, choose_preci
 
 VECTOR_FOLDER = "parity"
 MAX_VALUES = 4096  # stored per output
+Vectors = tuple[dict[str, int], dict[str, np.ndarray]]  # the sizes of a graph's symbols, and its thinned outputs
 
 # Signal to error, in dB, below which a graph is wrong rather than rounded. Rounding alone gives 100 and more (fp32), 55
 # to 75 (fp16) and 30 to 45 (bf16) on these networks; a wrong weight or axis gives less than 20.
@@ -87,8 +88,8 @@ def verify_bundle(
     has no engine in the bundle that takes the test inputs, it builds one for them and throws it away; `tell` is told
     before each of these builds, and when Ctrl-C ends one.
 
-    Raises UserError when an engine cannot be loaded or built or the bundle has no test vectors; before the first build
-    where memory or disk are short for one of them.
+    Raises UserError when an engine cannot be loaded or built; before the first one where a graph has no test vectors,
+    and before the first build where memory or disk are short for one of them.
     """
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     name, _ = choose_backend(backend)
@@ -97,29 +98,33 @@ def verify_bundle(
     precisions = [precision] if precision else runnable or bundle.precisions[:1]
     graphs = dict.fromkeys(spec.name for spec in bundle.manifest.graphs)
     specs = [bundle.graph(graph, each) for each in precisions for graph in graphs]
-    unplanned = _unplanned(bundle, specs, name, dtype) if kind in PLANNED else []
+    vectors = {graph: read_vectors(bundle.path(vector_path(graph))) for graph in graphs}
+    unplanned = _unplanned(bundle, specs, name, dtype, vectors) if kind in PLANNED else []
     results = []
     for spec in specs:
         loading: AbstractContextManager[Engine]
         if spec in unplanned:
             number = f"{unplanned.index(spec) + 1}/{len(unplanned)}"
             tell(f"{number} {spec.name} in {spec.precision}: building a plan for the test inputs")
-            loading, plan = _momentary(bundle, spec, name, tell), "momentary"
+            loading, plan = _momentary(bundle, spec, name, vectors[spec.name][0], tell), "momentary"
         else:
             loading = load_engine(
                 bundle, spec.name, backend=name, precision=spec.precision, dtype=dtype, threads=threads
             )
             plan = "stored" if kind in PLANNED else None
         with loading as engine:
-            results.append(replace(verify_engine(bundle, engine, dtype=dtype), plan=plan))
+            results.append(replace(_result(engine, vectors[spec.name], dtype), plan=plan))
         report(results[-1])
     return results
 
 
 def verify_engine(bundle: Bundle, engine: Engine, *, dtype: str | None = None) -> ParityResult:
     """Compare one loaded engine with its graph's stored outputs; `dtype` is what it was told to compute in, if so."""
-    spec = engine.spec
-    sizes, expected = read_vectors(bundle.path(vector_path(spec.name)))
+    return _result(engine, read_vectors(bundle.path(vector_path(engine.spec.name))), dtype)
+
+
+def _result(engine: Engine, vectors: Vectors, dtype: str | None) -> ParityResult:
+    spec, (sizes, expected) = engine.spec, vectors
     outputs = engine.run(**vector_inputs(spec, sizes))
     worst, snr, error = compare(expected, outputs)
     return ParityResult(
@@ -190,7 +195,7 @@ def write_vectors(path: Path, sizes: Mapping[str, int], outputs: Mapping[str, np
     np.savez(path, sizes=np.array(json.dumps(dict(sizes))), **arrays)
 
 
-def read_vectors(path: Path) -> tuple[dict[str, int], dict[str, np.ndarray]]:
+def read_vectors(path: Path) -> Vectors:
     """The sizes and thinned outputs of `write_vectors`. Raises UserError when the file is missing or another kind."""
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -212,25 +217,25 @@ def thin(array: np.ndarray) -> np.ndarray:
     return np.asarray(array).reshape(-1)[:: step + (step > 1 and step % 2 == 0)].astype(np.float32)
 
 
-def _unplanned(bundle: Bundle, specs: Sequence[GraphSpec], backend: str, dtype: str | None) -> list[GraphSpec]:
+def _unplanned(
+    bundle: Bundle, specs: Sequence[GraphSpec], backend: str, dtype: str | None, vectors: Mapping[str, Vectors]
+) -> list[GraphSpec]:
     """The graphs of which no engine of the bundle takes the test inputs. Raises UserError where one cannot be built."""
     from vexpress_trt.engines.trt.momentary import check_momentary, is_stored
 
     found = []
     for spec in specs:
-        sizes, _ = read_vectors(bundle.path(vector_path(spec.name)))
-        if not is_stored(bundle, spec, backend, sizes):
+        if not is_stored(bundle, spec, backend, vectors[spec.name][0]):
             check_momentary(bundle, spec, backend, dtype)
             found.append(spec)
     return found
 
 
 def _momentary(
-    bundle: Bundle, spec: GraphSpec, backend: str, tell: Callable[[str], None]
+    bundle: Bundle, spec: GraphSpec, backend: str, sizes: Mapping[str, int], tell: Callable[[str], None]
 ) -> AbstractContextManager[Engine]:
     from vexpress_trt.engines.trt.momentary import momentary_engine
 
-    sizes, _ = read_vectors(bundle.path(vector_path(spec.name)))
     return momentary_engine(bundle, spec, backend, sizes, tell)
 
 

@@ -127,6 +127,16 @@ def test_all_precisions_that_the_backend_runs(make_bundle: Callable[..., Bundle]
     assert [result.precision for result in verify_bundle(bundle, "openvino")] == ["fp32", "fp16", "bf16"]
 
 
+def test_test_vectors_are_read_once_for_all_precisions(
+    make_bundle: Callable[..., Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = store(make_bundle(tmp_path / "two.bundle", ("fp32", "fp16")), 1.0)
+    reads: list[Path] = []
+    monkeypatch.setattr(verify, "read_vectors", lambda path: reads.append(path) or read_vectors(path))
+    assert len(verify_bundle(bundle, "onnxruntime")) == 2
+    assert reads == [bundle.path(vector_path("vae_decoder"))]
+
+
 def test_results_are_json_even_when_nothing_is_finite(bundle: Bundle) -> None:
     store(bundle, 1.0)
     (result,) = verify_bundle(bundle, "onnxruntime", "fp32")

@@ -14,7 +14,7 @@ from fake_tensorrt import HostDriver, store_plan
 from onnx import TensorProto, helper
 
 from vexpress_trt import cli
-from vexpress_trt.engines import selection
+from vexpress_trt.engines import selection, verify
 from vexpress_trt.engines.bundle import Bundle, write_bundle
 from vexpress_trt.engines.dims import evaluate
 from vexpress_trt.engines.errors import UserError
@@ -117,6 +117,14 @@ def test_a_bundle_without_engines_is_checked_alike(pair: Bundle, flavoured: Tens
     assert [(result.graph, result.plan, result.passed) for result in results] == [
         (g, "momentary", True) for g in GRAPHS
     ]
+
+
+def test_test_vectors_are_read_once(pair: Bundle, flavoured: TensorRt, machine: HostDriver, monkeypatch) -> None:
+    paths: list[Path] = []
+    monkeypatch.setattr(verify, "read_vectors", lambda path: paths.append(path) or read_vectors(path))
+    store_plan(pair, flavoured, "kps_guider", settings=DYNAMIC)
+    assert [result.plan for result in verify_bundle(pair, flavoured.backend)] == ["stored", "momentary"]
+    assert paths == [pair.path(vector_path(graph)) for graph in GRAPHS]
 
 
 def test_other_backends_have_no_plans(pair: Bundle) -> None:
