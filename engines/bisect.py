@@ -33,8 +33,9 @@ class Divergence:
 
     `tensor`, `node` and `operator`: where the error begins, with `tensor_snr_db`; `before_db` is the worst of the
     compared tensors right before it (300: only weights and inputs, which are the same). All None where no tensor is
-    below the threshold when it is asked for. `tensors`: how many inside the graph were compared, of `comparable` ones
-    that both sides give, of the `total` that the graph computes of its inputs.
+    below the threshold when it is asked for. `weights_alone`: whether that tensor depends on no input of the graph.
+    `tensors`: how many inside the graph were compared, of `comparable` ones that both sides give, of the `total` that
+    the graph computes of its inputs.
     """
 
     graph: str
@@ -48,6 +49,7 @@ class Divergence:
     operator: str | None = None
     tensor_snr_db: float | None = None
     before_db: float | None = None
+    weights_alone: bool = False
 
     @property
     def agrees(self) -> bool:
@@ -116,8 +118,10 @@ def format_divergences(results: Sequence[Divergence], one: Side, other: Side) ->
         if not result.agrees and result.tensor is not None:
             lines.append(
                 f"  first at {result.tensor}, of {result.node} ({result.operator}): "
-                f"{result.tensor_snr_db:.1f} dB, before it {_decibels(result.before_db)}"
+                f"{result.tensor_snr_db:.1f} dB, {_before(result)}"
             )
+        elif not result.agrees and not result.tensors:
+            lines.append("  nothing that its wrong outputs depend on can be compared")
         elif not result.agrees:
             lines.append("  no tensor that was looked at does when it is asked for: look at fused kernels")
         if not result.agrees:
@@ -143,8 +147,10 @@ def signal_to_error(expected: np.ndarray, actual: np.ndarray) -> float:
     return min(10 * math.log10((power or wanted.size) / noise), EQUAL_DB)
 
 
-def _decibels(value: float) -> str:
-    return "no difference" if value == EQUAL_DB else f"{value:.1f} dB"
+def _before(result: Divergence) -> str:
+    if result.weights_alone:
+        return "and depends on weights alone: compare those of both sides"
+    return "before it no difference" if result.before_db == EQUAL_DB else f"before it {result.before_db:.1f} dB"
 
 
 def _bisect_graph(
@@ -173,6 +179,7 @@ def _bisect_graph(
     worst, wrong = min(outputs.values()), {tensor: db for tensor, db in outputs.items() if db < needed}
     if not wrong:
         return Divergence(name, round(worst, 2), needed)
+    shared |= wrong.keys()  # every output is given
     search = Narrowing(insides[0].all, shared, wrong, look, lambda tensors: spread(tensors, sizes, room))
     found = search.find(needed)
     counts = len(search.known), len(shared), len(insides[0].all)
@@ -181,7 +188,7 @@ def _bisect_graph(
     tensor = found.tensor
     return Divergence(
         name, round(worst, 2), needed, *counts, tensor.name, tensor.node, tensor.operator, round(found.decibels, 2),
-        round(found.before_db, 2),
+        round(found.before_db, 2), not tensor.inputs,
     )  # fmt: skip
 
 

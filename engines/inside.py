@@ -40,15 +40,16 @@ class Side:
 class Inside(ABC):
     """One graph on one side, run on its test inputs with symbols of these `sizes`.
 
-    `all` are the floating-point tensors that the graph's nodes compute of its inputs, in the order of the nodes;
-    `tensors` those of them that this side can give, the graph's outputs among them.
+    `all` are the floating-point tensors that the graph's nodes compute of its inputs, in the order of the nodes, and
+    its outputs of weights alone; `tensors` those of them that this side can give, the graph's outputs among them.
     """
 
     def __init__(self, bundle: Bundle, spec: GraphSpec, side: Side, sizes: Mapping[str, int]) -> None:
         """Raises UserError where the graph cannot be read."""
         self.bundle, self.spec, self.side, self.sizes = bundle, spec, side, sizes
         self.probe = Probe(bundle, spec)
-        self.all = tuple(tensor for tensor in self.probe.tensors if tensor.inputs)
+        own = self.own_outputs()
+        self.all = tuple(tensor for tensor in self.probe.tensors if tensor.inputs or tensor.name in own)
         self.tensors = self.all
 
     @abstractmethod

@@ -40,7 +40,8 @@ class Narrowing:
     """The search in one graph. `known`: {tensor: dB} of all that was looked at.
 
     `graph` has all tensors in the order of the nodes. `comparable` are the names of those that can be looked at; the
-    ones that a look does not give are removed. The `wrong` ones are outputs, with their dB.
+    ones that a look does not give are removed. The `wrong` ones are outputs, with their dB; of one that is not in
+    `graph`, as no node computes it, nothing can be found.
     """
 
     def __init__(
@@ -66,7 +67,8 @@ class Narrowing:
     def _below(self, needed: float) -> Found | None:
         """The tensor below `needed` dB with nothing below it in front."""
         first: Inner | None = None
-        ends = [*self._wrong, *(source for name in self._wrong for source in self._by_name[name].sources)]
+        ends = [*self._wrong]
+        ends += [source for name in self._wrong if name in self._by_name for source in self._by_name[name].sources]
         while True:
             near = self._behind(ends, lambda name: self.known.get(name, -math.inf) < needed)
             worse = next((tensor for tensor in near if self.known.get(tensor.name, math.inf) < needed), None)

@@ -201,6 +201,38 @@ def test_a_gpu_that_is_not_there_is_one_sentence(make, backend: str, capsys, mon
         assert said.count("\n") == 1
 
 
+@pytest.mark.parametrize("by_a_node", [True, False])
+def test_an_output_of_weights_alone_that_differs_is_named(
+    by_a_node: bool, tmp_path: Path, save_graph, model_config, capsys
+) -> None:
+    """With a node that makes it of a weight, or as a weight that is an output itself."""
+    root, made = tmp_path / "table.bundle", ("table" if by_a_node else "w")
+    tensors = [TensorSpec("latents", "float32", SHAPE), TensorSpec("image", "float32", SHAPE)]
+    tensors += [TensorSpec(made, "float32", (4,))]
+    values = [helper.make_tensor_value_info(tensor.name, TensorProto.FLOAT, tensor.shape) for tensor in tensors]
+    nodes = [helper.make_node("Relu", ["latents"], ["image"]), helper.make_node("Sigmoid", ["w"], ["table"], name="s")]
+    with write_bundle(root) as writer:
+        specs = []
+        for precision, weight in (("fp32", 1.0), ("fp16", 5.0)):
+            path = f"onnx/{precision}/vae_decoder.onnx"
+            weights = {"w": np.full(4, weight, np.float32)}
+            save_graph(writer.path(path), nodes, values[:1], values[1:], weights, "vae_decoder")
+            files = (path, f"onnx/{precision}/vae_decoder.data")
+            specs.append(GraphSpec("vae_decoder", precision, path, tuple(tensors[:1]), tuple(tensors[1:]), files))
+        path = writer.path(vector_path("vae_decoder"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_vectors(path, SIZES, {"image": np.zeros((2, 4, 5, 7), np.float32)})
+        names = {"producer": "tests 1.0", "licence": "none", "provenance": {"checkpoints": {}}}
+        writer.finish(model=model_config, graphs=tuple(specs), networks={}, random_weights=True, **names)
+    command = ["verify", str(root), "--backend", "onnxruntime", "--precision", "fp16"]
+    assert cli.main([*command, "--bisect", "onnxruntime", "--bisect_precision", "fp32"]) == 1
+    said = capsys.readouterr().out
+    if by_a_node:
+        assert "first at table, of s (Sigmoid): " in said and "and depends on weights alone: compare those of" in said
+    else:
+        assert "nothing that its wrong outputs depend on can be compared" in said
+
+
 def test_where_only_fused_kernels_differ_that_is_said() -> None:
     said = format_divergences([Divergence("vae_decoder", 3.0, 40.0, 7, 8, 9)], HALF, WHOLE)
     assert "no tensor that was looked at does when it is asked for: look at fused kernels" in said

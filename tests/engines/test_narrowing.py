@@ -86,6 +86,19 @@ def test_a_tensor_that_a_look_does_not_give_counts_as_one_that_cannot_be_compare
     assert "t4" not in comparable
 
 
+def test_an_output_of_weights_alone_is_found_though_it_depends_on_nothing_else() -> None:
+    constant = Inner("table", "float32", (1,), "node/table", "Sigmoid", ("w",), frozenset())
+    looks = Looks({"t0": 90.0, "table": 10.0}, ["table"], 9)
+    assert looks.search([*chain(1), constant]).find(NEEDED) == Found(constant, 10.0, 300.0)
+    assert "t0" not in looks.asked
+
+
+def test_of_a_wrong_output_that_no_node_computes_nothing_is_found() -> None:
+    graph = chain(3)
+    looks = Looks({**wrong_from(graph, 9), "w": 10.0}, ["w"], 9)
+    assert looks.search(graph).find(NEEDED) is None and not looks.taken
+
+
 def test_nothing_is_found_where_all_is_right_once_it_is_asked_for() -> None:
     graph = chain(50)
     looks = Looks(wrong_from(graph, 50), ["t49"], 7, fused=3.0)
