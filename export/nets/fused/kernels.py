@@ -154,8 +154,8 @@ def _normalised(
         *(_height(PART_ROWS, pixels), eps),
         warps=4,
         WIDTH=width,
-        # 16 numbers a thread: one step for 16 channels and 16384 pixels.
-        STEP=max(1, 2048 // width),
+        # 8 numbers a thread: one step for 16 channels and 8192 pixels.
+        STEP=max(1, 1024 // width),
     )
     normed = torch.empty_like(rows)
     _over_tiles(

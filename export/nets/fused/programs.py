@@ -180,11 +180,20 @@ def gated_gelu(projected, gated, pixels, channels, ROWS: tl.constexpr, CHANNELS:
     source = projected + row[:, None] * (2 * channels) + column[None]
     value = tl.load(source, inside).to(tl.float32)
     gate = tl.load(source + channels, inside).to(tl.float32)
-    tl.store(
-        gated + row[:, None] * channels + column[None],
-        value * gate * (0.5 + 0.5 * tl.erf(gate * 0.7071067811865476)),
-        inside,
-    )
+    tl.store(gated + row[:, None] * channels + column[None], value * gate * _normal_distribution(gate), inside)
+
+
+@triton.jit
+def _normal_distribution(x):
+    """(1 + erf(x / sqrt(2))) / 2 to 6e-7, by Abramowitz and Stegun 7.1.26: tl.erf would take longer than the memory.
+
+    The reciprocal is a root's, since a division has four instructions more."""
+    away = 1 + 0.23164190 * tl.abs(x)
+    t = tl.rsqrt(away * away)
+    tail = 0.530702715 * t - 0.726576013
+    tail = (tail * t + 0.710706871) * t - 0.142248368
+    tail = (tail * t + 0.127414796) * t * tl.exp2(-0.7213475204444817 * x * x)
+    return tl.where(x < 0, tail, 1 - tail)
 
 
 @triton.jit

@@ -107,16 +107,18 @@ def test_group_norm_of_more_tiles_than_one_step_takes(run: Run) -> None:
 
 
 def test_statistics_survive_a_mean_that_is_large_against_the_deviation(run: Run) -> None:
-    """The mean of squares less the square of the mean would be off by more than the variance itself."""
+    """The mean of squares less the square of the mean would be off by more than the variance itself.
+
+    The mean may be off by a few units in its last place, 2**-11: GPUs divide to two of them."""
     rows = noise(1, 300, 20, dtype=torch.float32, mean=5000)
     ones, zeros = torch.ones(20), torch.zeros(20)
     exact = rows.double().unflatten(-1, (2, 10))
     exact = (exact - exact.mean((1, 3), keepdim=True)) / exact.var((1, 3), correction=0, keepdim=True).sqrt()
     normed = run(kernels.group_norm, rows, 2, ones, zeros, 0.0, silu=False)
-    torch.testing.assert_close(normed.double(), exact.flatten(2), rtol=0, atol=1e-3)
+    torch.testing.assert_close(normed.double(), exact.flatten(2), rtol=0, atol=2e-3)
     exact = rows.double()
     exact = (exact - exact.mean(2, keepdim=True)) / exact.var(2, correction=0, keepdim=True).sqrt()
-    torch.testing.assert_close(run(kernels.layer_norm, rows, ones, zeros, 0.0).double(), exact, rtol=0, atol=1e-3)
+    torch.testing.assert_close(run(kernels.layer_norm, rows, ones, zeros, 0.0).double(), exact, rtol=0, atol=2e-3)
 
 
 @pytest.mark.parametrize("placed", [False, True])
