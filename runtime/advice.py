@@ -109,6 +109,14 @@ def long_run(seconds: float) -> str | None:
     return f"this will take about {_span(seconds)}: --num_inference_steps 15 to 20 or a smaller size shorten it"
 
 
+def unused_gpu(gpu_id: int, device: str) -> str | None:
+    """A clip that runs on the CPU, where a GPU was chosen by its number and `device` is what `--device` says."""
+    if gpu_id == 0:
+        return None
+    remedy = ": --device cuda runs it there" if device == "auto" else ""
+    return f"GPU {gpu_id} is not used, this clip runs on the CPU{remedy}"
+
+
 def unusual_weights(reference_weight: float, audio_weight: float) -> str | None:
     """Attention weights outside the range that the model's authors recommend."""
     for name, value, (low, high) in (

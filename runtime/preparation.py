@@ -100,7 +100,7 @@ class Preparation:
         return choose_engines(self.bundle, gpu_id=request.gpu_id, clip=clip, **chosen)
 
     def _is_roomy(self) -> bool:
-        """Whether memory is plenty; logs when it will be short or the run long."""
+        """Whether memory is plenty; logs when it will be short, the run long or a GPU not used."""
         request, clip, choice = self.request, self.clip, self.choice
         size = {
             "frames": clip.plan.window,
@@ -121,6 +121,7 @@ class Preparation:
         lines = (
             advice.short_memory(needed, available, save_gpu_memory=request.save_gpu_memory),
             advice.long_run(seconds) if gpu is None else None,  # the estimate knows processors only
+            advice.unused_gpu(request.gpu_id, request.device) if gpu is None else None,
         )
         for line in filter(None, lines):
             log.warning(line)

@@ -109,7 +109,7 @@ class GenerationRequest:
         None, "the most GPU memory to take, for instance 8GB; refused where a clip needs more", metavar="SIZE"
     )
     device: str = _flag("auto", "where to run", choices=("auto", "cpu", "cuda"))
-    gpu_id: int = _flag(0, "which GPU", kind=int)
+    gpu_id: int = _flag(0, "which GPU, where the clip runs on one", kind=int)
     dtype: str = _flag("auto", "arithmetic of the engines (auto: the backend's fast choice)", choices=DTYPES)
     backend: str = _flag("auto", "what runs the graphs, see `vexpress doctor`", choices=BACKENDS)
     threads: int | None = _flag(None, "CPU threads (default: all cores of this process)", kind=int)

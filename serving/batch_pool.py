@@ -71,7 +71,7 @@ class LocalPool:
             process = None
         if process is None:
             process = self._workers[worker] = _Worker(self._make_runner)
-        gpu = worker % self._gpus if self._gpus else request.gpu_id
+        gpu = worker % self._gpus if self._gpus and request.device != "cpu" else request.gpu_id
         with suppress(OSError):  # it has just died: `collect` will find out
             process.connection.send(replace(request, gpu_id=gpu, threads=request.threads or self._threads))
         self._busy.add(worker)

@@ -277,6 +277,15 @@ def test_doubtful_settings_get_a_line_of_advice(
     assert "--audio_attention_weight 5" in caplog.text
 
 
+def test_settings_of_a_gpu_do_nothing_on_the_cpu_and_say_so(
+    request_of: GenerationRequest, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="vexpress"):
+        generate(replace(request_of, gpu_id=1, gpu_memory="8GB"))
+    assert "GPU 1 is not used" in caplog.text
+    assert "--gpu_memory has no effect" in caplog.text
+
+
 def _corrupt(path: Path) -> None:
     path.write_bytes(b"\x00garbage" * 50)
 

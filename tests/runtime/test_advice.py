@@ -165,6 +165,18 @@ def test_unusual_fps():
         assert f"--fps {fps} is outside the usual 24 to 30" in advice.unusual_fps(fps)
 
 
+@pytest.mark.parametrize(
+    ("gpu_id", "device", "said"),
+    [
+        (0, "auto", None),
+        (1, "auto", "GPU 1 is not used, this clip runs on the CPU: --device cuda runs it there"),
+        (2, "cpu", "GPU 2 is not used, this clip runs on the CPU"),
+    ],
+)
+def test_a_gpu_that_is_chosen_by_number_and_not_used(gpu_id, device, said):
+    assert advice.unused_gpu(gpu_id, device) == said
+
+
 def test_long_audio():
     assert advice.long_audio(60.0, upstream=True, save_gpu_memory=False) is None
     assert "--save_gpu_memory" in advice.long_audio(61.0, upstream=True, save_gpu_memory=False)
