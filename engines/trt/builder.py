@@ -95,7 +95,7 @@ class Build:
         the builder fails; KeyboardInterrupt when it was cancelled.
         """
         trt = self._trt
-        builder = trt.Builder(self._log)
+        builder = started(self._tensorrt, trt.Builder, self._log)
         network = parsed(self._tensorrt, builder, self._log, spec, path, model)
         bindings = pin_shapes(trt, network, spec, profile)
         make_attention_decomposable(trt, network)
@@ -103,6 +103,7 @@ class Build:
         self._configure(builder, config, spec, profile, options)
         if self._timing_cache is not None:
             self._timing_cache.attach(config)
+            self._log.lines.clear()  # timings that do not fit are no reason for a failure
         plan = builder.build_serialized_network(network, config)
         if self._cancelled.is_set():
             raise KeyboardInterrupt
@@ -179,6 +180,17 @@ def make_attention_decomposable(trt: Any, network: Any) -> int:
 def is_attention(trt: Any, layer: Any) -> bool:
     """Whether a layer takes an attention's inputs; no layer does in TensorRT 10.12 and 10.13, which lack the kind."""
     return layer.type == getattr(trt.LayerType, "ATTENTION_INPUT", None)
+
+
+def started(tensorrt: TensorRt, kind: Any, log: Any) -> Any:
+    """A builder or a runtime; `kind` is its class. Raises UserError where there is none, as CUDA does not start."""
+    try:
+        return kind(log)
+    except TypeError:  # what the bindings make of a null pointer
+        raise UserError(
+            f"{tensorrt.backend} {tensorrt.version} does not start ({reason_of(log)}): free memory on the GPU, or "
+            "update its driver"
+        ) from None
 
 
 @functools.cache

@@ -8,7 +8,7 @@ from typing import Any
 
 from vexpress_trt.engines.manifest import GraphSpec
 from vexpress_trt.engines.trt.bindings import pin_shapes
-from vexpress_trt.engines.trt.builder import is_attention, shared_log
+from vexpress_trt.engines.trt.builder import is_attention, shared_log, started
 from vexpress_trt.engines.trt.flavour import TensorRt
 from vexpress_trt.engines.trt.parsing import parsed
 from vexpress_trt.engines.trt.profile import Profile
@@ -38,7 +38,7 @@ def least_working_memory(tensorrt: TensorRt, spec: GraphSpec, path: Path, profil
     trt = tensorrt.module
     log = shared_log(trt)
     log.lines.clear()
-    network = parsed(tensorrt, trt.Builder(log), log, spec, path)
+    network = parsed(tensorrt, started(tensorrt, trt.Builder, log), log, spec, path)
     pin_shapes(trt, network, spec, profile.at_largest())
     outputs = {network.get_output(index).name for index in range(network.num_outputs)}
     needs = [Need(0, "nothing")]

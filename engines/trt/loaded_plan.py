@@ -10,7 +10,7 @@ from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.files import atomic_path
 from vexpress_trt.engines.manifest import GraphSpec
 from vexpress_trt.engines.trt.bindings import check_loaded
-from vexpress_trt.engines.trt.builder import reason_of, shared_log
+from vexpress_trt.engines.trt.builder import reason_of, shared_log, started
 from vexpress_trt.engines.trt.flavour import TensorRt
 from vexpress_trt.engines.trt.profile import Profile
 from vexpress_trt.engines.trt.size_flags import smaller
@@ -53,16 +53,28 @@ class LoadedPlan:
         self._log = shared_log(tensorrt.module)
         self._log.lines.clear()
         self._cache: Any = None
+        self._shapes: dict[str, tuple[int, ...]] = {}  # what the context was told
+        self._scratch_size: int | None = None
+        self._scratch: tuple[int, int] | None = None
         self._load(tensorrt, budget, remedy)
 
     def set_shape(self, name: str, shape: tuple[int, ...]) -> None:
-        """The size of an input. Raises UserError for one that the plan was not built for."""
+        """The size of an input. Raises UserError for one that the plan was not built for.
+
+        The context is told of changes only: what was told before a run need not be again, and TensorRT would prepare
+        anew, which it must not while a run is captured.
+        """
+        if self._shapes.get(name) == shape:
+            return
+        self._shapes.pop(name, None)
+        self._scratch_size = self._scratch = None
         context = self._context
         if not context.set_input_shape(name, shape):
             raise UserError(
                 f"{self._stored.plan} does not take {name} of shape {list(shape)} ({self._reason()}): build an engine "
                 "for this size"
             )
+        self._shapes[name] = shape
 
     def output_shape(self, name: str) -> tuple[int, ...]:
         """The size of an output when all inputs have theirs; -1 where it is not known."""
@@ -70,14 +82,23 @@ class LoadedPlan:
         return tuple(context.get_tensor_shape(name))
 
     def scratch_size(self) -> int:
-        """Bytes of working memory for inputs of the sizes that are set."""
-        context = self._context
-        return int(context.update_device_memory_size_for_shapes())
+        """Bytes of working memory for inputs of the sizes that are set.
+
+        Where TensorRT does not tell (0), or weights stream in, which needs memory that does not depend on sizes, those
+        for the largest sizes.
+        """
+        if self._scratch_size is None:
+            context = self._context
+            told = int(context.update_device_memory_size_for_shapes())
+            self._scratch_size = self.working if self._streams or told == 0 else told
+        return self._scratch_size
 
     def use_scratch(self, address: int, size: int) -> None:
         """Work in this memory from the next run on."""
-        context = self._context
-        context.set_device_memory(address, size)
+        if self._scratch != (address, size):
+            context = self._context
+            context.set_device_memory(address, size)
+            self._scratch = address, size
 
     def bind(self, name: str, address: int) -> None:
         """Where an input or output lies."""
@@ -99,7 +120,7 @@ class LoadedPlan:
         """Free it, after storing what TensorRT-RTX compiled."""
         if self._cache is not None:
             self._store_cache()
-        self._cache = self._context = self._engine = self._runtime = None
+        self._context = self._engine = self._runtime = self._cache = None
 
     def _load(self, tensorrt: TensorRt, budget: int | None, remedy: str) -> None:
         trt = tensorrt.module
@@ -109,6 +130,7 @@ class LoadedPlan:
             raise UserError(f"{self._backend} cannot load {self._stored.plan} ({self._reason()}): {remedy}")
         check_loaded(trt, engine, self._spec, self._stored.plan, remedy)
         self.weights = limit_weights(engine, self._stored, budget)
+        self._streams = self.weights < self._stored.plan.stat().st_size
         self.working = int(engine.device_memory_size_v2)
         strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
         if tensorrt.is_rtx:
@@ -145,7 +167,8 @@ class LoadedPlan:
     def _store_cache(self) -> None:
         """A bundle that cannot be written only costs the compilation of every start."""
         runtime_cache = self._cache
-        data = bytes(memoryview(runtime_cache.serialize()))
+        serialised = runtime_cache.serialize()
+        data = b"" if serialised is None else bytes(memoryview(serialised))
         if data and data != self._stored_cache():
             try:
                 with atomic_path(self._cache_path) as temporary:
@@ -158,8 +181,11 @@ class LoadedPlan:
 
 
 def deserialised(tensorrt: TensorRt, data: Any, options: tuple[str, ...], log: Any) -> tuple[Any, Any]:
-    """TensorRT's runtime and the engine of a plan's bytes, None where `log` says why not; `options` as in its key."""
-    runtime = tensorrt.module.Runtime(log)
+    """TensorRT's runtime and the engine of a plan's bytes, None where `log` says why not; `options` as in its key.
+
+    Raises UserError where TensorRT does not start.
+    """
+    runtime = started(tensorrt, tensorrt.module.Runtime, log)
     if "version_compatible" in options:
         runtime.engine_host_code_allowed = True  # such a plan brings the code of the version that built it
     return runtime, runtime.deserialize_cuda_engine(data)

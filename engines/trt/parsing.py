@@ -46,6 +46,8 @@ def _flags(tensorrt: TensorRt) -> int:
 
 def _first(parser: Any) -> str:
     """The first of the parser's errors, and what to do about it."""
+    if not parser.num_errors:
+        return "it gives no reason; export the bundle again"
     error = parser.get_error(0)
     said = " ".join(error.desc().split())
     if error.node() < 0:

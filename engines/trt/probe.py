@@ -11,7 +11,7 @@ from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.driver import driver
 from vexpress_trt.engines.inside import Inside, Side
 from vexpress_trt.engines.manifest import GraphSpec, TensorSpec
-from vexpress_trt.engines.trt.builder import shared_log
+from vexpress_trt.engines.trt.builder import shared_log, started
 from vexpress_trt.engines.trt.flavour import TensorRt
 from vexpress_trt.engines.trt.momentary import Tell, check_momentary, here, momentary_engine
 from vexpress_trt.engines.trt.parsing import parsed
@@ -60,7 +60,7 @@ def known_shapes(
     trt: Any = tensorrt.module
     log = shared_log(trt)
     log.lines.clear()
-    network = parsed(tensorrt, trt.Builder(log), log, spec, path, model)
+    network = parsed(tensorrt, started(tensorrt, trt.Builder, log), log, spec, path, model)
     shapes = {}
     for index in range(network.num_layers):
         layer = network.get_layer(index)

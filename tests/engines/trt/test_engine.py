@@ -5,6 +5,7 @@ on a machine without a GPU is its own.
 """
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +20,7 @@ from vexpress_trt.engines.engine import load_engine
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.selection import EngineChoice, choose_engines
 from vexpress_trt.engines.trt.build import BuildSettings, build_engines
-from vexpress_trt.engines.trt.builder import BuildOptions
+from vexpress_trt.engines.trt.builder import Build, BuildOptions
 from vexpress_trt.engines.trt.engine import TensorRtEngine
 from vexpress_trt.engines.trt.flavour import RTX, TENSORRT, TensorRt
 from vexpress_trt.engines.trt.loaded_plan import LoadedPlan
@@ -66,6 +67,77 @@ def test_buffers_are_read_and_written_in_place_on_the_stream_that_is_given(bundl
         replay()
         np.testing.assert_allclose(image, one.inputs["feature"])
     assert {stream for _, stream, _ in fake_tensorrt.IExecutionContext.runs} == {7}
+
+
+def test_a_run_of_the_same_sizes_leaves_the_context_as_the_one_before_did(
+    bundle, flavoured, gpu, example, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A context that is told sizes or memory prepares anew, which it must not while a run is captured."""
+    told: list[str] = []
+    for name in ("set_input_shape", "update_device_memory_size_for_shapes", "set_device_memory"):
+        real = getattr(fake_tensorrt.IExecutionContext, name)
+
+        def noted(self: object, *about: object, name: str = name, real: Callable = real) -> object:
+            told.append(name)
+            return real(self, *about)
+
+        monkeypatch.setattr(fake_tensorrt.IExecutionContext, name, noted)
+    store_plan(bundle, flavoured, "vae_decoder", settings=ProfileSettings("dynamic", 64, 64))
+    one, wider = example(count=1, height=5, width=6), example(count=1, height=5, width=7)
+    image = np.zeros_like(one.image)
+    with load(bundle, flavoured) as engine:
+        engine.bind(**one.inputs)
+        engine.bind_buffers(image=image)
+        engine.enqueue(7)
+        assert told == ["set_input_shape"] * 2 + ["update_device_memory_size_for_shapes", "set_device_memory"]
+        engine.capture(7, lambda: engine.enqueue(7))()
+        assert len(told) == 4
+        np.testing.assert_allclose(image, one.image, rtol=1e-5, atol=1e-6)
+        for sized in (wider, one):
+            np.testing.assert_allclose(engine.run(**sized.inputs)["image"], sized.image, rtol=1e-5, atol=1e-6)
+        assert told == told[:4] * 3
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_where_the_working_memory_of_sizes_is_not_told_it_is_that_of_the_largest(
+    streaming: bool, bundle, flavoured, gpu, example, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorRT tells 0 where it fails to; what streaming needs it tells of the largest sizes only."""
+    needed = fake_tensorrt.NEEDED + (fake_tensorrt.STREAMING if streaming else 0)
+    given: list[int] = []
+    real = fake_tensorrt.IExecutionContext.set_device_memory
+    monkeypatch.setattr(
+        fake_tensorrt.IExecutionContext,
+        "set_device_memory",
+        lambda self, memory, size: given.append(size) or real(self, memory, size),
+    )
+    if not streaming:
+        monkeypatch.setattr(fake_tensorrt.IExecutionContext, "update_device_memory_size_for_shapes", lambda self: 0)
+    path = store_plan(bundle, flavoured, "vae_decoder", settings=SMALL, streaming=1000, padding="x" * 1000)
+    budget = path.stat().st_size - 500 + needed if streaming else None
+    with load(bundle, flavoured, gpu_memory=budget) as engine:
+        engine.run(**example(count=1).inputs)
+    assert given == [needed]
+
+
+def test_where_tensorrt_does_not_start_that_is_a_sentence(
+    bundle: Bundle, flavoured: TensorRt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def null(self: object, log: fake_tensorrt.ILogger) -> None:
+        log.log(fake_tensorrt.ILogger.ERROR, "CUDA initialization failure with error: 2")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr(fake_tensorrt.Runtime, "__init__", null)
+    store_plan(bundle, flavoured, "vae_decoder")
+    said = (
+        f"{flavoured.backend} 11.4 does not start .CUDA initialization failure with error: 2.: free memory on the GPU"
+    )
+    with pytest.raises(UserError, match=said):
+        load(bundle, flavoured)
+    spec = bundle.graph("vae_decoder", "fp32")
+    monkeypatch.setattr(fake_tensorrt.Builder, "__init__", null)
+    with pytest.raises(UserError, match=said):
+        Build(flavoured).run(bundle.path(spec.path), spec, SMALL.of(spec, bundle.manifest.model), BuildOptions())
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_an_rtx_engine_for_this_gpu_is_built_for_its_capability(bundle: Bundle, 
     tensorrt = TensorRt(RTX, sys.modules["fake_tensorrt"], "11.4")
     monkeypatch.setattr(build_module, "load_tensorrt", lambda backend: tensorrt)
     given = []
-    monkeypatch.setattr(Build, "run", lambda self, *about: given.append(about[-1]) or Plan(b"no plan", ()))
+    monkeypatch.setattr(Build, "run", lambda self, *about: given.append(about[3]) or Plan(b"no plan", ()))
     report = build_engines(BuildSettings(bundle.root, RTX))
     assert [options.targets for options in given] == [("sm89",)] and report.targets == ("sm89",)
 
