@@ -72,7 +72,8 @@ class EngineLoader(Closing):
             yield engine
             self._look()
         except BaseException:
-            self._free(graph, engine)
+            with contextlib.suppress(Exception):  # after a fault of the GPU freeing fails as well: the first is told
+                self._free(graph, engine)
             raise
         else:
             self._put_away(graph, engine)

@@ -34,7 +34,8 @@ class GpuBuffer:
 
 
 class GpuDevice(Device):
-    """Streams do not wait for the legacy default stream. Methods may be called from any thread, by one at a time."""
+    """Streams do not wait for the legacy default stream, and are the next device's when this one is closed. Methods may
+    be called from any thread, by one at a time."""
 
     def __init__(self, index: int = 0) -> None:
         """`index`: the GPU's number among the visible ones. Raises UserError where it cannot be used."""
@@ -74,7 +75,7 @@ class GpuDevice(Device):
 
     def stream(self) -> int:
         with self._driver.current():
-            stream = self._driver.stream_create()
+            stream = self._driver.stream_take()
         self._streams.append(stream)
         return stream
 
@@ -123,24 +124,37 @@ class GpuDevice(Device):
         return buffer.pointer
 
     def close(self) -> None:
-        """Waits for everything enqueued. Pinned arrays must not be used any more."""
+        """Waits for everything enqueued. Pinned arrays must not be used any more.
+
+        Does not raise: after a fault of the GPU each call answers with it, and it was told about before.
+        """
         if self._closed:
             return
         self._closed = True
-        with self._driver.current():
-            for stream in self._streams:
-                with contextlib.suppress(UserError):  # work that failed is done as well, and was told about before
-                    while not self._driver.stream_query(stream):
-                        time.sleep(POLL_SECONDS)
-            for event in self._events:
-                self._driver.event_destroy(event)
-            for stream in self._streams:
-                self._driver.stream_destroy(stream)
-            for address in self._pinned:
-                self._driver.mem_free_host(address)
-            for base in self._memory:
-                self._driver.mem_free(base)
-        self.kernels.close()
+        gpu = self._driver
+        with gpu.current():
+            gone = [stream for stream in self._streams if not self._settled(stream)]
+            gpu.idle_streams += (stream for stream in self._streams if stream not in gone)
+            for free, held in (
+                (gpu.event_destroy, self._events),
+                (gpu.stream_destroy, gone),
+                (gpu.mem_free_host, self._pinned),
+                (gpu.mem_free, self._memory),
+            ):
+                for one in held:
+                    with contextlib.suppress(UserError):
+                        free(one)
+        with contextlib.suppress(UserError):
+            self.kernels.close()
+
+    def _settled(self, stream: int) -> bool:
+        """Wait until the stream's work is done; False where it failed."""
+        try:
+            while not self._driver.stream_query(stream):
+                time.sleep(POLL_SECONDS)
+        except UserError:
+            return False
+        return True
 
 
 def _require_same_size(array: np.ndarray, buffer: GpuBuffer) -> None:

@@ -48,10 +48,10 @@ class Kernels(Closing):
 
     def close(self) -> None:
         """Unload the kernels; what was enqueued must have run."""
-        if self._module is not None:
+        module, self._module = self._module, None
+        if module is not None:
             with self._driver.current():
-                self._driver.call("cuModuleUnload", self._module)
-            self._module = None
+                self._driver.call("cuModuleUnload", module)
 
     def gather_latents(
         self,

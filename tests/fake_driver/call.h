@@ -14,6 +14,9 @@
 
 #define EXPORTED extern "C" __attribute__((visibility("default")))
 
+#define TRY(step) \
+    if (const int code = (step); code != SUCCESS) return code
+
 namespace stand_in {
 
 struct Kernel;  // see kernels.h
@@ -130,21 +133,30 @@ public:
 
     // What is wrong with calling this at all; `context` is the current one after it.
     int context_needed() {
-        if (!state().started) return refuse(NOT_INITIALIZED, "before cuInit");
-        context = pushed.contexts.empty() ? nullptr : state().contexts.find(pushed.contexts.back());
-        if (!context) return refuse(INVALID_CONTEXT, "no context is current");
+        TRY(live_context_needed());
         return context->failure;
     }
 
-    // As before, for what may not be called while this thread captures a stream: the capture is void then.
+    // As before, for what frees something: that it does after a fault as well, and answers with the fault.
+    int live_context_needed() {
+        if (!state().started) return refuse(NOT_INITIALIZED, "before cuInit");
+        context = pushed.contexts.empty() ? nullptr : state().contexts.find(pushed.contexts.back());
+        return context ? SUCCESS : refuse(INVALID_CONTEXT, "no context is current");
+    }
+
+    // As `context_needed`, for what may not be called while this thread captures a stream: the capture is void then.
     int safe_context_needed() {
+        TRY(safe_needed());
+        return context_needed();
+    }
+
+    int safe_needed() {
         for (const auto &[handle, stream] : state().streams.all())
             if (stream->captured && stream->capturing_thread == std::this_thread::get_id()) {
                 stream->spoilt = true;
                 return refuse(CAPTURE_UNSUPPORTED, "while a stream is being captured");
             }
-        if (state().queues.running()) return refuse(NOT_PERMITTED, "from a host function");
-        return context_needed();
+        return state().queues.running() ? refuse(NOT_PERMITTED, "from a host function") : SUCCESS;
     }
 
     int stream_needed(Address handle) {
@@ -201,9 +213,6 @@ private:
     std::lock_guard<std::recursive_mutex> held_;
     std::string name_;
 };
-
-#define TRY(step) \
-    if (const int code = (step); code != SUCCESS) return code
 
 inline void finish_all() {
     state().queues.until([] { return false; });

@@ -34,7 +34,8 @@ EXPORTED int cuMemAlloc_v2(Address *address, std::size_t size) {
 
 EXPORTED int cuMemFree_v2(Address address) {
     Call call(__func__);
-    TRY(call.safe_context_needed());
+    TRY(call.safe_needed());
+    TRY(call.live_context_needed());
     finish_all();  // as documented: it waits
     const std::string wrong = call.context->memory.free(address);
     return wrong.empty() ? call.context->failure : call.refuse(INVALID_VALUE, wrong);
@@ -49,9 +50,10 @@ EXPORTED int cuMemHostAlloc(void **address, std::size_t size, unsigned) {
 
 EXPORTED int cuMemFreeHost(void *address) {
     Call call(__func__);
-    TRY(call.safe_context_needed());
+    TRY(call.safe_needed());
+    TRY(call.live_context_needed());
     const std::string wrong = state().pinned.free(reinterpret_cast<Address>(address));
-    return wrong.empty() ? SUCCESS : call.refuse(INVALID_VALUE, wrong);
+    return wrong.empty() ? call.context->failure : call.refuse(INVALID_VALUE, wrong);
 }
 
 EXPORTED int cuMemcpyHtoDAsync_v2(Address target, const void *source, std::size_t size, Address stream) {

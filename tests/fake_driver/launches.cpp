@@ -33,12 +33,13 @@ EXPORTED int cuModuleLoadData(Address *module, const void *image) {
 
 EXPORTED int cuModuleUnload(Address module) {
     Call call(__func__);
-    TRY(call.safe_context_needed());
+    TRY(call.safe_needed());
+    TRY(call.live_context_needed());
     const auto found = state().modules.find(module);
     if (!found) return call.refuse(INVALID_HANDLE, "there is no such module");
     if (found->context != call.context) return call.refuse(INVALID_HANDLE, "a module of another GPU");
     state().modules.remove(module);
-    return SUCCESS;
+    return call.context->failure;
 }
 
 EXPORTED int cuModuleGetFunction(Address *function, Address module, const char *name) {

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 import pytest
 from fake_driver.stand_in import StandIn
 
+from vexpress_trt.engines.driver import driver
+
 _ONE = StandIn()
 
 
@@ -36,6 +38,10 @@ def stand_in(order: int) -> Iterator[StandIn]:
     before = _left(_ONE.report()[1])
     yield _ONE
     gc.collect()
+    for gpu in map(driver, range(2)):  # streams that wait for the next clip
+        with gpu.current():
+            while gpu.idle_streams:
+                gpu.stream_destroy(gpu.idle_streams.pop())
     refused, left = _ONE.report()
     problems = StandIn.problems.copy()
     StandIn.problems.clear()

@@ -56,6 +56,10 @@ class StandIn:
         """Bytes of memory that each GPU has."""
         self._library.stand_in_memory(ctypes.c_size_t(size))
 
+    def recover(self) -> None:
+        """After a fault of work, with which every call answers from then on: go on as a new process would."""
+        self._library.stand_in_recover()
+
     def count(self, function: str) -> int:
         """How often a function of the driver was called, such as "cuStreamSynchronize"; or "pageable copies"."""
         return self._library.stand_in_count(function.encode())

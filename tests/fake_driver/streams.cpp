@@ -16,9 +16,9 @@ EXPORTED int cuStreamCreate(Address *stream, unsigned flags) {
 
 EXPORTED int cuStreamDestroy_v2(Address stream) {
     Call call(__func__);
-    TRY(call.context_needed());
+    TRY(call.live_context_needed());
     if (!state().streams.remove(stream)) return call.refuse(INVALID_HANDLE, "there is no such stream");
-    return SUCCESS;
+    return call.context->failure;
 }
 
 EXPORTED int cuStreamQuery(Address stream) {
@@ -66,9 +66,9 @@ EXPORTED int cuEventCreate(Address *event, unsigned flags) {
 
 EXPORTED int cuEventDestroy_v2(Address event) {
     Call call(__func__);
-    TRY(call.context_needed());
+    TRY(call.live_context_needed());
     if (!state().events.remove(event)) return call.refuse(INVALID_HANDLE, "there is no such event");
-    return SUCCESS;
+    return call.context->failure;
 }
 
 EXPORTED int cuEventRecord(Address event, Address stream) {
@@ -154,7 +154,9 @@ EXPORTED int cuGraphLaunch(Address executable, Address stream) {
 
 EXPORTED int cuGraphExecDestroy(Address executable) {
     Call call(__func__);
-    return state().executables.remove(executable) ? SUCCESS : call.refuse(INVALID_HANDLE, "there is no such graph");
+    TRY(call.live_context_needed());
+    if (!state().executables.remove(executable)) return call.refuse(INVALID_HANDLE, "there is no such graph");
+    return call.context->failure;
 }
 
 EXPORTED int cuGraphDestroy(Address graph) {

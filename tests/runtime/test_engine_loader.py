@@ -65,6 +65,17 @@ def test_a_load_that_fails_is_told_to_who_needs_it(loader: EngineLoader) -> None
         loader.prefetch("kps_guiders", **SIZES)  # nobody needs it: nobody is told
 
 
+def test_what_ended_a_stage_is_told_where_freeing_its_engine_fails_too(
+    loader: EngineLoader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with loader, pytest.raises(UserError, match="the first"), loader.use("kps_guider") as engine:
+        monkeypatch.setattr(engine, "_release", fail)
+        raise UserError("the first")
+
+
 def test_after_cancelling_an_engine_refuses_to_run(loader: EngineLoader) -> None:
     with loader:
         loader.prefetch("kps_guider", **SIZES)

@@ -1,6 +1,7 @@
 """A clip's loop with features and decoding on a GpuDevice, against the CPU's device with the same engines: the same
 bits in every order that the streams' work may run in."""
 
+import gc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from vexpress_trt.engines.manifest import SchedulerConfig, TensorSpec
 from vexpress_trt.runtime.cuda import denoise
 from vexpress_trt.runtime.cuda.gpu import GpuBuffer
 from vexpress_trt.runtime.cuda.host_device import HostDevice
+from vexpress_trt.runtime.cuda.kernels import Kernels
 from vexpress_trt.runtime.noise import frame_noise
 from vexpress_trt.runtime.scheduler import make_scheduler
 from vexpress_trt.runtime.windows import WindowPlan, batches, live_windows
@@ -183,6 +185,33 @@ def test_an_image_that_is_not_finite_is_told_and_nothing_is_left(stand_in: Stand
 
     with pytest.raises(UserError, match="vae_decoder produced non-finite values .*image of frame 7"):
         frames_of(stand_in, spoil=spoil)
+
+
+def test_a_fault_of_the_gpu_is_told_as_it_was_met_and_nothing_is_left(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """From then on every call answers with it, those that free something as well."""
+    median = Kernels.median
+
+    def faulty(kernels: Kernels, *pointers: int) -> None:
+        *frames, height, width, stream = pointers
+        median(kernels, *frames, 10_000 * height, width, stream)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Kernels, "median", faulty)
+        with pytest.raises(UserError, match=r"CUDA_ERROR_ILLEGAL_ADDRESS from cu(?!\w*(Destroy|Free|Unload))"):
+            frames_of(stand_in)
+    gc.collect()
+    assert "Exception ignored" not in capsys.readouterr().err
+    assert stand_in.report()[0] == ["cuLaunchKernel: CUDA_ERROR_ILLEGAL_ADDRESS while it ran"]
+    stand_in.recover()
+
+
+def test_the_next_clip_takes_the_streams_of_the_last(stand_in: StandIn) -> None:
+    frames_of(stand_in)
+    made = stand_in.count("cuStreamCreate")
+    frames_of(stand_in)
+    assert stand_in.count("cuStreamCreate") == made
 
 
 def test_too_little_memory_is_a_sentence_and_nothing_is_left(stand_in: StandIn) -> None:
