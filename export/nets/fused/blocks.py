@@ -23,9 +23,10 @@ class FusedResnet(nn.Module):
         self.shortcut = None if short is None else pointwise(short, bias=False)
         self.shift = frozen(self.conv2.bias if short is None else self.conv2.bias + short.bias)
 
-    def forward(self, hidden: Hidden, shift: Tensor) -> Hidden:
-        """shift: [N, Cout], the time projection and the first convolution's bias."""
-        normed = hidden.normed(self.norm1, silu=True)
+    def forward(self, hidden: Hidden, shift: Tensor, skip: Tensor | None = None) -> Hidden:
+        """shift: [N, Cout], the time projection and the first convolution's bias. `skip`, a skip connection's rows,
+        become the last channels of `hidden`."""
+        normed = hidden.normed(self.norm1, silu=True, beside=skip)
         residual = hidden.rows if self.shortcut is None else self.shortcut(hidden.rows)
         branch = as_rows(convolve(self.conv1, as_images(normed, hidden.size), bias=False))
         norm = self.norm2

@@ -34,8 +34,9 @@ class FusedLayer(nn.Module):
         self.attention = None if attention is None else FusedTransformer(attention, guided=guided)
         self.motion = None if motion is None else FusedMotion(motion)
 
-    def forward(self, hidden: Hidden, call: Call) -> Hidden:
-        hidden = self.resnet(hidden, next(call.shifts))
+    def forward(self, hidden: Hidden, call: Call, skip: Tensor | None = None) -> Hidden:
+        """`skip`: the rows of the skip connection that comes in here."""
+        hidden = self.resnet(hidden, next(call.shifts), skip)
         if self.attention is not None:
             hidden = self.attention(hidden, next(call.reads))
         return hidden if self.motion is None else self.motion(hidden, call.frames)
@@ -135,8 +136,7 @@ class FusedDenoiser(nn.Module):
             hidden = layer(hidden, call)
         for block in self.up_blocks:
             for layer in block.layers:
-                joined = torch.cat([hidden.settled(), skips.pop().settled()], dim=-1)
-                hidden = layer(Hidden(joined, hidden.size), call)
+                hidden = layer(hidden, call, skips.pop().settled())
             if block.sampler is not None:
                 hidden = block.resampled(hidden, skips[-1].size)
         return hidden

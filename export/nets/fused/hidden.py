@@ -26,12 +26,15 @@ class Hidden:
             self._take(operations.add_rows(self.rows, self.added, self.shift))
         return self.rows
 
-    def normed(self, norm: nn.GroupNorm, *, silu: bool) -> Tensor:
-        """The group norm of the sum, [N, T, C]; the sum is made on the way."""
+    def normed(self, norm: nn.GroupNorm, *, silu: bool, beside: Tensor | None = None) -> Tensor:
+        """The group norm of the sum, [N, T, C]; the sum is made on the way. With `beside` [N, T, D] the sum has those
+        channels behind its own from then on."""
         given = norm.num_groups, norm.weight, norm.bias, norm.eps
-        if self.added is None:
+        if self.added is None and beside is None:
             return operations.group_norm(self.rows, *given, silu=silu)
-        total, normed = operations.add_group_norm(self.rows, self.added, *given, shift=self.shift, silu=silu)
+        total, normed = operations.add_group_norm(
+            self.rows, self.added, *given, shift=self.shift, beside=beside, silu=silu
+        )
         self._take(total)
         return normed
 

@@ -36,24 +36,25 @@ def group_norm(
     rows: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, *, shift: Tensor | None = None, silu: bool
 ) -> Tensor:
     rows, shift = _dense(rows, shift)
-    moments = _moments(rows, None, None, None)
+    moments = _moments(rows, None, None, None, None)
     return _normalised(rows, moments, groups, weight, bias, eps, shift, silu)
 
 
 def add_group_norm(
     rows: Tensor,
-    added: Tensor,
+    added: Tensor | None,
     groups: int,
     weight: Tensor,
     bias: Tensor,
     eps: float,
     *,
     shift: Tensor | None = None,
+    beside: Tensor | None = None,
     silu: bool,
 ) -> tuple[Tensor, Tensor]:
-    rows, added, shift = _dense(rows, added, shift)
-    total = torch.empty_like(rows)
-    moments = _moments(rows, added, shift, total)
+    rows, added, shift, beside = _dense(rows, added, shift, beside)
+    total = rows.new_empty(*rows.shape[:2], rows.shape[2] + (0 if beside is None else beside.shape[2]))
+    moments = _moments(rows, added, shift, beside, total)
     return total, _normalised(total, moments, groups, weight, bias, eps, None, silu)
 
 
@@ -119,16 +120,20 @@ def _dense(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     return tuple(None if tensor is None else tensor.contiguous() for tensor in tensors)
 
 
-def _moments(rows: Tensor, added: Tensor | None, shift: Tensor | None, total: Tensor | None) -> Tensor:
-    """Of every tile of rows, or of their sum, which is written to `total`: mean and centred square sum of each channel.
+def _moments(
+    rows: Tensor, added: Tensor | None, shift: Tensor | None, beside: Tensor | None, total: Tensor | None
+) -> Tensor:
+    """Of every tile of rows, or of their sum with what is beside it, which is written to `total`: mean and centred
+    square sum of each channel.
 
     [2, N, tiles, C] float32.
     """
-    images, pixels, channels = rows.shape
+    images, pixels, channels = (rows if total is None else total).shape
     tiles = triton.cdiv(pixels, _height(PART_ROWS, pixels))
     moments = rows.new_empty(2, images, tiles, channels, dtype=torch.float32)
     _over_tiles(
-        programs.sum_and_moments, PART_ROWS, images, pixels, channels, rows, added, shift, total, moments[0], moments[1]
+        *(programs.sum_and_moments, PART_ROWS, images, pixels, channels),
+        *(rows, added, shift, beside, total, moments[0], moments[1], rows.shape[2]),
     )
     return moments
 
@@ -174,7 +179,7 @@ def _over_tiles(
     images: int,
     pixels: int,
     channels: int,
-    *args: Tensor | None,
+    *args: Tensor | int | None,
     **constants: bool,
 ) -> None:
     """Launch a kernel that takes pixels and channels after `args`, on every tile of every image."""

@@ -75,17 +75,23 @@ def group_norm(
 @_by_kernel
 def add_group_norm(
     rows: Tensor,
-    added: Tensor,
+    added: Tensor | None,
     groups: int,
     weight: Tensor,
     bias: Tensor,
     eps: float,
     *,
     shift: Tensor | None = None,
+    beside: Tensor | None = None,
     silu: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The sum of rows [N, T, C], added [N, T, C] and shift [C], rounded to their dtype, and the group norm of that."""
-    total = add_rows(rows, added, shift)
+    """The sum of rows [N, T, C], added [N, T, C] and shift [C], rounded to their dtype, and the group norm of that.
+
+    beside [N, T, D] are channels to follow those of the sum, for the norm too: both results are [N, T, C + D].
+    """
+    total = _sum(rows, added, None, shift).to(rows.dtype)
+    if beside is not None:
+        total = torch.cat([total, beside], dim=-1)
     return total, _group_norm(total.float(), groups, weight, bias, eps, silu).to(rows.dtype)
 
 

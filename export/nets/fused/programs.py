@@ -34,17 +34,34 @@ def add_rows(rows, added, shift, total, pixels, channels, ROWS: tl.constexpr, CH
 
 @triton.jit
 def sum_and_moments(
-    rows, added, shift, total, means, squares, pixels, channels, ROWS: tl.constexpr, CHANNELS: tl.constexpr
+    rows,
+    added,
+    shift,
+    beside,
+    total,
+    means,
+    squares,
+    own,
+    pixels,
+    channels,
+    ROWS: tl.constexpr,
+    CHANNELS: tl.constexpr,
 ):
+    """The first `own` channels are those of the rows, others lie beside them. A tile has one kind in all but the
+    smallest networks, so that only one is read."""
     image, tile, row, column, inside = _tile(pixels, channels, ROWS, CHANNELS, tl.program_id(0))
-    offset = row[:, None] * channels + column[None]
-    value = tl.load(rows + offset, inside, 0).to(tl.float32)
+    here, offset = inside & (column < own)[None], row[:, None] * own + column[None]
+    value = tl.load(rows + offset, here, 0).to(tl.float32)
     if added is not None:
-        value += tl.load(added + offset, inside, 0).to(tl.float32)
+        value += tl.load(added + offset, here, 0).to(tl.float32)
         if shift is not None:
-            value += tl.load(shift + column, column < channels, 0).to(tl.float32)[None]
+            value += tl.load(shift + column, column < own, 0).to(tl.float32)[None]
+    if beside is not None:
+        there = row[:, None] * (channels - own) + (column - own)[None]
+        value += tl.load(beside + there, inside & (column >= own)[None], 0).to(tl.float32)
+    if total is not None:
         rounded = value.to(total.dtype.element_ty)
-        tl.store(total + offset, rounded, inside)
+        tl.store(total + row[:, None] * channels + column[None], rounded, inside)
         value = tl.where(inside, rounded.to(tl.float32), 0)
     mean = tl.sum(value, 0) / tl.minimum(pixels - tile * ROWS, ROWS)
     centred = tl.where(inside, value - mean[None], 0)

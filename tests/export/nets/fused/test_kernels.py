@@ -100,6 +100,22 @@ def test_group_norm_of_a_sum(run: Run, dtype: torch.dtype, shifted: bool) -> Non
     assert_same(normed, operations.group_norm(total, *given, silu=True))
 
 
+@pytest.mark.parametrize("summed", [False, True])
+@pytest.mark.parametrize(("own", "others"), [(64, 64), (40, 56), (128, 16), (1, 7)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_group_norm_of_a_sum_and_what_is_beside_it(
+    run: Run, dtype: torch.dtype, own: int, others: int, summed: bool
+) -> None:
+    rows, beside = noise(2, 70, own, dtype=dtype, mean=3), noise(2, 70, others, dtype=dtype, seed=1)
+    added = noise(2, 70, own, dtype=dtype, seed=2) if summed else None
+    shift = noise(own, dtype=dtype) if summed else None
+    given = 8, noise(own + others, dtype=dtype), noise(own + others, dtype=dtype, seed=1), 1e-6
+    total, normed = run(kernels.add_group_norm, rows, added, *given, shift=shift, beside=beside, silu=True)
+    first = operations.add_rows(rows, added, shift) if summed else rows
+    assert_same(total, torch.cat([first, beside], dim=-1))
+    assert_same(normed, operations.group_norm(total, *given, silu=True))
+
+
 def test_group_norm_of_more_tiles_than_one_step_takes(run: Run) -> None:
     rows = noise(2, 17 * kernels.PART_ROWS + 5, 80, dtype=torch.float32, mean=1)
     given = 1, noise(80, dtype=torch.float32), noise(80, dtype=torch.float32, seed=1), 1e-5
@@ -203,12 +219,14 @@ def test_rows_that_are_not_contiguous_are_read_as_they_are_meant(run: Run) -> No
 def test_a_cuda_graph_of_the_kernels_gives_what_they_give() -> None:
     rows, projected = (noise(48, 70, size, dtype=torch.float16).cuda() for size in (320, 960))
     row = rows[0, 0]
+    joined = torch.cat([row, row])
 
     def everything() -> list[Tensor]:
         return [
             kernels.add_rows(rows, rows, row),
             kernels.group_norm(rows, 32, row, row, 1e-5, silu=True),
             *kernels.add_group_norm(rows, rows, 32, row, row, 1e-5, silu=True),
+            *kernels.add_group_norm(rows, None, 32, joined, joined, 1e-5, beside=rows, silu=True),
             *kernels.add_layer_norm(rows, rows, row, row, 1e-5),
             kernels.gated_gelu(projected),
             kernels.temporal_attention(projected, 8, 24),

@@ -97,6 +97,9 @@ def _call_everything(pixels: int, channels: int, dtype: torch.dtype) -> None:
     kernels.group_norm(rows, 32, *norm, shift=tensor(48, channels), silu=True)
     kernels.group_norm(rows, 32, *norm, silu=False)
     kernels.add_group_norm(rows, rows, 32, *norm, shift=row, silu=True)
+    for added in (rows, None):
+        both = (tensor(2 * channels), tensor(2 * channels), 1e-5)
+        kernels.add_group_norm(rows, added, 32, *both, beside=rows, silu=True)
     kernels.layer_norm(rows, *norm, positions=positions)
     kernels.add_layer_norm(rows, rows, *norm, scale=tensor(1), shift=row)
     kernels.add_layer_norm(rows, rows, *norm, positions=positions)

@@ -63,6 +63,14 @@ def test_group_norm_of_a_sum_is_that_of_the_rounded_sum(random: Callable) -> Non
     assert torch.equal(normed, operations.group_norm(total, 4, weight, bias, 1e-5, silu=True))
 
 
+def test_group_norm_of_a_sum_takes_in_what_is_beside_it(random: Callable) -> None:
+    rows, added, beside, weight, bias = (random(*size) for size in [(2, 12, 8)] * 2 + [(2, 12, 4)] + [(12,)] * 2)
+    for other, summed in ((added, rows + added), (None, rows)):
+        total, normed = operations.add_group_norm(rows, other, 4, weight, bias, 1e-5, beside=beside, silu=False)
+        assert torch.equal(total, torch.cat([summed, beside], dim=-1))
+        assert torch.equal(normed, operations.group_norm(total, 4, weight, bias, 1e-5, silu=False))
+
+
 def test_positions_follow_the_number_of_the_image(random: Callable) -> None:
     rows, weight, bias, positions = random(6, 5, 8), random(8), random(8), random(3, 8)
     normed = operations.layer_norm(rows, weight, bias, 1e-5, positions=positions)
