@@ -177,6 +177,13 @@ def test_the_host_waits_for_nothing_while_a_clip_runs_and_copies_pinned_memory_a
     assert waits == waits_of_more and kernels < kernels_of_more
 
 
+def test_a_clip_begins_and_ends_without_waiting_for_others(stand_in: StandIn) -> None:
+    """Waiting for the whole context is forbidden, too, while any of its streams is being captured."""
+    before = stand_in.count("cuCtxSynchronize")
+    frames_of(stand_in)
+    assert stand_in.count("cuCtxSynchronize") == before
+
+
 def test_an_image_that_is_not_finite_is_told_and_nothing_is_left(stand_in: StandIn) -> None:
     images = iter(range(1000))
 
