@@ -39,8 +39,8 @@ def run_build(
     """
 
     def stop() -> None:
-        tell(STOPPING)
         build.cancel()
+        tell(STOPPING)
 
     return in_thread(lambda: build.run(path, spec, profile, options, model), context, stop)
 

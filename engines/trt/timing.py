@@ -10,6 +10,7 @@ import numpy as np
 
 from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.driver import Driver, driver
+from vexpress_trt.engines.dtypes import numpy_dtype
 from vexpress_trt.engines.manifest import GraphSpec
 from vexpress_trt.engines.trt.builder import Plan
 from vexpress_trt.engines.trt.flavour import TensorRt
@@ -81,7 +82,8 @@ def time_plan(
                 loaded.bind(name, address)
                 gpu.stream_synchronize(stream)
             for tensor in spec.outputs:
-                loaded.bind(tensor.name, allocate(4 * int(np.prod(loaded.output_shape(tensor.name)))))
+                count = int(np.prod(loaded.output_shape(tensor.name)))
+                loaded.bind(tensor.name, allocate(count * numpy_dtype(tensor.dtype).itemsize))
             size = loaded.scratch_size()
             loaded.use_scratch(allocate(size), size)
             for _ in range(_WARM_UPS):
