@@ -1,10 +1,22 @@
 """All parts in turn; a JSON and a Markdown file; exit status 1 where one of them fails."""
 
 import argparse
+import math
+import signal
 import sys
 from pathlib import Path
+from time import perf_counter
 
-from vexpress_trt.bench.gpu_check.parts import PARTS, Setting, part_main, run_apart
+from vexpress_trt.bench.gpu_check.parts import (
+    LEAST_SECONDS,
+    PARTS,
+    SKIPPED,
+    PartResult,
+    Setting,
+    in_groups,
+    part_main,
+    run_apart,
+)
 from vexpress_trt.engines.gpu import gpu_status
 
 
@@ -16,6 +28,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--repository", type=Path, default=Path(), metavar="DIR", help="the checkout (default: here)")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: try the check itself")
     parser.add_argument("--only", help=f"comma-separated, of {', '.join(PARTS)}")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="for all parts together (default: no limit)")
     parser.add_argument("--compile", action="store_true", help="also measure torch.compile, which takes minutes")
     parser.add_argument("--bundle", type=Path, help="also time its denoiser by TensorRT, built into it if need be")
     parser.add_argument("--part", choices=tuple(PARTS), help=argparse.SUPPRESS)
@@ -25,30 +38,54 @@ def main(arguments: list[str]) -> int:
     if args.part:
         part_main(args.part, setting, args.out)
         return 0
-    asked = {"compiled": args.compile, "full_tensorrt": args.bundle is not None}
-    names = args.only.split(",") if args.only else [name for name in PARTS if asked.get(name, True)]
+    asked = {"", *(["--compile"] if args.compile else []), *(["--bundle"] if args.bundle else [])}
+    names = args.only.split(",") if args.only else [name for name, part in PARTS.items() if part.asked_by in asked]
     unknown = [name for name in names if name not in PARTS]
     if unknown:
         parser.error(f"there is no part {unknown[0]!r}: choose of {', '.join(PARTS)}")
     if args.device == "cuda" and (reason := gpu_status().reason):
         print(f"gpu_check: error: {reason}: run it on a machine with an NVIDIA GPU", file=sys.stderr)
         return 2
-    return _run(names, setting, args.out, args.results or args.out)
+    return _run(names, setting, args.out, args.results or args.out, args.seconds)
 
 
-def _run(names: list[str], setting: Setting, out: Path, folder: Path) -> int:
+def _run(names: list[str], setting: Setting, out: Path, folder: Path, seconds: float) -> int:
+    """Results are written after each part. Whoever stops the check gets those that there are."""
+    from vexpress_trt.bench.gpu_check.digest import last_words
     from vexpress_trt.bench.gpu_check.report import describe_gpu, write_results
 
-    results, machine = [], describe_gpu()
-    for name in names:
-        results.append(run_apart(name, setting, out))
-        last = results[-1]
-        print(f"{name}: {last.outcome} after {last.seconds:.1f} s", flush=True)
-        written = write_results(results, machine, setting, folder)
-    print(written.read_text(encoding="utf-8"))
-    print(f"wrote {written} and {written.with_suffix('.json').name}")
-    return 1 if any(result.error for result in results) else 0
+    results: list[PartResult] = []
+    machine, end, stopped = describe_gpu(), perf_counter() + seconds, False
+
+    def note(result: PartResult) -> Path:
+        results.append(result)
+        results.sort(key=lambda result: tuple(PARTS).index(result.name))
+        print(f"{result.name}: {result.outcome} after {result.seconds:.1f} s", flush=True)
+        return write_results(results, machine, setting, folder)
+
+    written = folder
+    try:
+        for group in in_groups(names):
+            left = end - perf_counter()
+            if left < LEAST_SECONDS:
+                for name in group:
+                    written = note(PartResult(name, 0.0, found={SKIPPED: f"the {seconds:.0f} s were over"}))
+                continue
+            for result in run_apart(group, setting, out, left):
+                written = note(result)
+    except KeyboardInterrupt:
+        stopped = True
+    print(last_words(results))
+    print(f"wrote {written} and its .json{'; stopped before the end' if stopped else ''}")
+    return 1 if stopped or any(result.error for result in results) else 0
+
+
+def _stop(*_: object) -> None:
+    """`timeout` signals twice: what follows the first is not to be cut short by the second."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _stop)
     sys.exit(main(sys.argv[1:]))

@@ -35,13 +35,15 @@ def check(setting: Setting, record: Record) -> None:
             stamps.append(perf_counter())
         if final:
             first = first or perf_counter() - began
+            record("frames_so_far", frames + len(final))
+            record("loop_ms_per_call", pace(stamps) * 1e3)
         frames += len(final)
     total = perf_counter() - began
     if frames != plan.frames:
         raise CheckFailed(f"{frames} of {plan.frames} frames came")
     record("seconds", total)
     record("seconds_to_first_frame", first)
-    call = float(np.median(np.diff(stamps)))
+    call = pace(stamps)
     record("loop_ms_per_call", call * 1e3)
     behind = total - (stamps[-1] - began)
     record("seconds_of_decoding_behind_the_last_call", behind)
@@ -50,6 +52,11 @@ def check(setting: Setting, record: Record) -> None:
         record("torch_peak_mib", torch.cuda.max_memory_allocated() / 2**20)
     record("ten_seconds_extrapolated", extrapolated(call, behind, steps=clip.steps))
     denoisers.close()
+
+
+def pace(stamps: list[float]) -> float:
+    """Seconds from one call to the next, of which there are at least two."""
+    return float(np.median(np.diff(stamps)))
 
 
 def extrapolated(call: float, behind: float, *, steps: int) -> dict[str, float]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vexpress_trt.bench.gpu_check.networks import TORCH
-from vexpress_trt.bench.gpu_check.parts import CheckFailed, Record, Setting
+from vexpress_trt.bench.gpu_check.parts import CheckFailed, Faults, Record, Setting
 from vexpress_trt.export.nets.audio_projection import AudioProjection
 from vexpress_trt.export.nets.configs import GuiderConfig, MotionConfig, ProjectionConfig, UNetConfig
 from vexpress_trt.export.nets.denoiser import Denoiser
@@ -32,35 +32,36 @@ def check(setting: Setting, record: Record) -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     cases = Cases(setting.repository / FOLDER, setting.device)
-    wrong = []
+    faults = Faults()
     for name, case in cases.all().items():
-        module, inputs, expected = case()
-        exact = [tensor.float().cpu().numpy() for tensor in outputs(module, inputs, "fp32", setting.device)]
-        agree = all(
-            np.allclose(mine[where], wanted, **TOLERANCE)
-            for mine, (where, wanted) in zip(exact, expected, strict=False)
-        )
-        found: dict[str, Any] = {
-            "agrees": agree,
-            "largest_difference": max(
-                float(np.abs(mine[where] - wanted).max())
-                for mine, (where, wanted) in zip(exact, expected, strict=False)
-            ),
-            "largest_value": max(float(np.abs(wanted).max()) for _, wanted in expected),
-        }
-        rough_too = setting.device == "cuda" and not isinstance(module, FusedDenoiser)
-        for precision in ("fp16", "bf16") if rough_too else ():
-            rough = [tensor.float().cpu().numpy() for tensor in outputs(module, inputs, precision, setting.device)]
-            found[f"{precision}_snr_db"] = min(signal_to_noise(a, b) for a, b in zip(exact, rough, strict=True))
-        record(name, found)
-        wrong += [] if agree else [f"{name} differs by up to {found['largest_difference']:.2g}"]
+        with faults.of(name):
+            found = compared(*case(), setting.device)
+            record(name, found)
+            if not found["agrees"]:
+                raise CheckFailed(f"differs by up to {found['largest_difference']:.2g}")
     if not find_spec("diffusers"):
         record("skipped", "vae_encoder and vae_decoder: diffusers is not installed")
-    if wrong:
-        raise CheckFailed("; ".join(wrong))
+    faults.tell()
 
 
-Case = tuple[nn.Module, list[Any], list[tuple[Any, np.ndarray]]]
+def compared(module: nn.Module, inputs: list[Any], expected: "list[Expected]", device: str) -> dict[str, Any]:
+    """How a module's outputs differ from what is expected, and those in half precision from those in FP32."""
+    exact = [tensor.float().cpu().numpy() for tensor in outputs(module, inputs, "fp32", device)]
+    pairs = [(mine[where], wanted) for mine, (where, wanted) in zip(exact, expected, strict=False)]
+    found: dict[str, Any] = {
+        "agrees": all(np.allclose(mine, wanted, **TOLERANCE) for mine, wanted in pairs),
+        "largest_difference": max(float(np.abs(mine - wanted).max()) for mine, wanted in pairs),
+        "largest_value": max(float(np.abs(wanted).max()) for _, wanted in pairs),
+    }
+    rough_too = device == "cuda" and not isinstance(module, FusedDenoiser)
+    for precision in ("fp16", "bf16") if rough_too else ():
+        rough = [tensor.float().cpu().numpy() for tensor in outputs(module, inputs, precision, device)]
+        found[f"{precision}_snr_db"] = min(signal_to_noise(a, b) for a, b in zip(exact, rough, strict=True))
+    return found
+
+
+Expected = tuple[Any, np.ndarray]
+Case = tuple[nn.Module, list[Any], list[Expected]]
 
 
 class Cases:

@@ -7,7 +7,7 @@ import numpy as np
 
 from vexpress_trt.bench.gpu_check.jobs import Clip, Denoisers, device_loop, host_loop, stacked
 from vexpress_trt.bench.gpu_check.networks import MINI
-from vexpress_trt.bench.gpu_check.parts import CheckFailed, Record, Setting
+from vexpress_trt.bench.gpu_check.parts import CheckFailed, Faults, Record, Setting
 from vexpress_trt.runtime.windows import WindowPlan
 
 # Final latents have a deviation near 1. FP32 on two kinds of processor, over some steps under guidance 3.5:
@@ -24,31 +24,38 @@ CLIPS = {
 
 def check(setting: Setting, record: Record) -> None:
     """Raises CheckFailed where the loop's own arithmetic is not bit-identical, or where FP32 differs from the CPU's."""
-    wrong = []
-    networks = MINI.networks()
-    for name, (solver, clip) in CLIPS.items():
+    wrong = Faults()
+    for name in CLIPS:
         for precision in ("fp32", "fp16", "bf16") if setting.device == "cuda" else ("fp32",):
-            denoisers = Denoisers(networks, clip, device=setting.device, precision=precision)
-            captured = stacked(device_loop(clip, denoisers, solver=solver))
-            eager = stacked(device_loop(clip, denoisers, solver=solver, capture=False))
-            by_host = host_loop(clip, denoisers, solver=solver)
-            denoisers.close()
-            found = {
-                "frames": len(captured),
-                "captured_equals_eager": bool((captured == eager).all()),
-                "largest_to_eager": largest(captured, eager),
-                "equals_the_cpus_loop_with_this_engine": bool((captured == by_host).all()),
-                "largest_to_the_cpus_loop": largest(captured, by_host),
-            }
-            if precision == "fp32":
-                on_cpu = Denoisers(networks, clip, device="cpu", precision="fp32", fused=False)
-                expected = host_loop(clip, on_cpu, solver=solver)
-                found["largest_to_the_cpu_alone"] = largest(captured, expected)
-                found["deviation"] = float(expected.std())
-            record(f"{name}, {precision}", found)
-            wrong += [f"{name}, {precision}: {fault}" for fault in faults(found, alone=clip.window_batch == 1)]
-    if wrong:
-        raise CheckFailed("; ".join(wrong))
+            with wrong.of(f"{name}, {precision}"):
+                found = compared(name, setting.device, precision)
+                record(f"{name}, {precision}", found)
+                if here := faults(found, alone=CLIPS[name][1].window_batch == 1):
+                    raise CheckFailed(", ".join(here))
+    wrong.tell()
+
+
+def compared(name: str, device: str, precision: str) -> dict:
+    """How a clip's latents by the captured loop differ from those by the others."""
+    networks, (solver, clip) = MINI.networks(), CLIPS[name]
+    denoisers = Denoisers(networks, clip, device=device, precision=precision)
+    captured = stacked(device_loop(clip, denoisers, solver=solver))
+    eager = stacked(device_loop(clip, denoisers, solver=solver, capture=False))
+    by_host = host_loop(clip, denoisers, solver=solver)
+    denoisers.close()
+    found = {
+        "frames": len(captured),
+        "captured_equals_eager": bool((captured == eager).all()),
+        "largest_to_eager": largest(captured, eager),
+        "equals_the_cpus_loop_with_this_engine": bool((captured == by_host).all()),
+        "largest_to_the_cpus_loop": largest(captured, by_host),
+    }
+    if precision == "fp32":
+        on_cpu = Denoisers(networks, clip, device="cpu", precision="fp32", fused=False)
+        expected = host_loop(clip, on_cpu, solver=solver)
+        found["largest_to_the_cpu_alone"] = largest(captured, expected)
+        found["deviation"] = float(expected.std())
+    return found
 
 
 def faults(found: dict, *, alone: bool) -> list[str]:

@@ -1,36 +1,54 @@
 """The parts of the check: each is a function in a process of its own, with its own time and its own failures."""
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
+from vexpress_trt.engines.cpu import usable_cores
 from vexpress_trt.engines.files import atomic_path
 
-# {part: (module, seconds it may take, seconds with --quick)}. Much of that is Triton's, which compiles the denoiser's
-# kernels for every size and type that it has not met before.
-PARTS: dict[str, tuple[str, float, float]] = {
-    "kernels": ("kernels", 150, 120),
-    "loop": ("loops", 60, 60),
-    "golden": ("golden", 60, 60),
-    "waits": ("waits", 60, 40),
-    "generate": ("generate", 90, 60),
-    "tensorrt": ("plans", 420, 120),
-    "speed": ("speed", 100, 60),
-    "clip": ("clip", 55, 45),
-    "compiled": ("compiled", 240, 60),
-    "full_tensorrt": ("full_plan", 1800, 1800),
+
+@dataclass(frozen=True)
+class Part:
+    """`module` has the function; it may take so many seconds. Parts that measure neither time nor memory may run
+    `beside` each other. `asked_by`: the flag without which it is left out, as it takes minutes."""
+
+    module: str
+    seconds: float
+    quick_seconds: float
+    beside: bool = False
+    asked_by: str = ""
+
+
+# In the order of what a run that is cut short can do without. Much of the time is Triton's, which compiles the
+# denoiser's kernels on one core for every size and type that it has not met before on a machine.
+PARTS = {
+    "kernels": Part("kernels", 170, 120, beside=True),
+    "golden": Part("golden", 150, 90, beside=True),
+    "loop": Part("loops", 170, 90, beside=True),
+    "speed": Part("speed", 150, 60),
+    "waits": Part("waits", 90, 40),
+    "generate": Part("generate", 150, 120),
+    "clip": Part("clip", 90, 45),
+    "tensorrt": Part("plans", 420, 120),
+    "compiled": Part("compiled", 240, 60, asked_by="--compile"),
+    "full_tensorrt": Part("full_plan", 1800, 1800, asked_by="--bundle"),
 }
-# {part that takes minutes: the flag that asks for it}
-ON_REQUEST = {"compiled": "--compile", "full_tensorrt": "--bundle"}
 SKIPPED = "skipped"  # what a part that could not run at all finds: the reason
+WRONG = "wrong"  # what is not as it has to be, among what a part found
+STOPPED = "stopped from outside"
+LEAST_SECONDS = 10.0  # a part with less than that left is not begun
 
 
 class CheckFailed(Exception):
@@ -39,6 +57,31 @@ class CheckFailed(Exception):
 
 class Skipped(Exception):
     """What a part needs is not there."""
+
+
+class Faults:
+    """Collects what is wrong in a part, which goes on: one thing's failure says nothing of the next."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    @contextmanager
+    def of(self, name: str) -> Iterator[None]:
+        """Whatever is raised within is a fault of `name`."""
+        try:
+            yield
+        except Skipped:
+            raise
+        except CheckFailed as problem:
+            self.found.append(f"{name}: {problem}")
+        except Exception as problem:
+            traceback.print_exc()
+            self.found.append(f"{name}: {type(problem).__name__}: {problem}")
+
+    def tell(self) -> None:
+        """Raises CheckFailed where there are any."""
+        if self.found:
+            raise CheckFailed("; ".join(self.found))
 
 
 @dataclass(frozen=True)
@@ -82,42 +125,86 @@ def run_part(name: str, setting: Setting, out: Path) -> None:
     found: dict[str, Any] = {}
 
     def record(key: str, value: Any) -> None:
-        found[key] = value
+        found[key] = _plain(value)
         with atomic_path(out) as fresh:
             fresh.write_text(json.dumps(found, indent=1), encoding="utf-8")
 
     try:
-        import_module(f"vexpress_trt.bench.gpu_check.{PARTS[name][0]}").check(setting, record)
+        import_module(f"vexpress_trt.bench.gpu_check.{PARTS[name].module}").check(setting, record)
     except Skipped as reason:
         record(SKIPPED, str(reason))
+    except CheckFailed as problem:
+        record(WRONG, str(problem))
+        raise
 
 
-def run_apart(name: str, setting: Setting, folder: Path) -> PartResult:
-    """Run a part in a fresh process, which is ended when its time is up."""
-    _, seconds, quick_seconds = PARTS[name]
-    limit = quick_seconds if setting.quick else seconds
-    out, words = folder / f"{name}.json", folder / f"{name}.log"
-    command = [sys.executable, "-m", "vexpress_trt.bench.gpu_check", "--part", name, "--out", str(folder)]
-    command += ["--repository", str(setting.repository), "--device", setting.device]
-    command += ["--quick"] if setting.quick else []
-    command += ["--bundle", str(setting.bundle)] if setting.bundle else []
-    out.unlink(missing_ok=True)  # an earlier run's
-    began = perf_counter()
-    error = ""
-    with words.open("w", encoding="utf-8") as log:
-        part = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-        try:
-            part.wait(limit)
-        except subprocess.TimeoutExpired:
-            error = f"not done after {limit:.0f} s"
-        finally:
-            if part.poll() is None:
-                os.killpg(part.pid, signal.SIGKILL)  # with the processes it has started itself
-                part.wait()
-    if part.returncode and not error:
-        error = _last_lines(words) or f"exit status {part.returncode}"
-    found = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
-    return PartResult(name, perf_counter() - began, error, found)
+def in_groups(names: Sequence[str]) -> list[list[str]]:
+    """Parts that run side by side, where there are cores for that, then the others one by one."""
+    beside = [name for name in names if PARTS[name].beside]
+    groups = [beside] if beside and usable_cores() >= 4 * len(beside) else [[name] for name in beside]
+    return groups + [[name] for name in names if not PARTS[name].beside]
+
+
+def run_apart(names: Sequence[str], setting: Setting, folder: Path, seconds: float = math.inf) -> Iterator[PartResult]:
+    """Run parts side by side, each in a fresh process, which is ended when its time, or the `seconds` for all, are up.
+
+    On KeyboardInterrupt all are ended; what they have found comes before it is raised on.
+    """
+    running = [_Process(name, setting, folder, seconds) for name in names]
+    try:
+        while running:
+            for process in [process for process in running if process.is_over()]:
+                running.remove(process)
+                yield process.result()
+            sleep(0.02)
+    except KeyboardInterrupt:
+        for process in running:
+            process.end(STOPPED)
+            yield process.result()
+        raise
+    finally:
+        for process in running:
+            process.end(STOPPED)
+
+
+class _Process:
+    """A part at work."""
+
+    def __init__(self, name: str, setting: Setting, folder: Path, seconds: float) -> None:
+        part = PARTS[name]
+        self.name, self._limit = name, min(part.quick_seconds if setting.quick else part.seconds, seconds)
+        self._out, self._words, self._error = folder / f"{name}.json", folder / f"{name}.log", ""
+        command = [sys.executable, "-m", "vexpress_trt.bench.gpu_check", "--part", name, "--out", str(folder)]
+        command += ["--repository", str(setting.repository), "--device", setting.device]
+        command += ["--quick"] if setting.quick else []
+        command += ["--bundle", str(setting.bundle)] if setting.bundle else []
+        self._out.unlink(missing_ok=True)  # an earlier run's
+        self._began, self._seconds = perf_counter(), 0.0
+        with self._words.open("w", encoding="utf-8") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+
+    def is_over(self) -> bool:
+        """Whether it is done; it is ended where it takes too long."""
+        if self._process.poll() is None:
+            if perf_counter() - self._began < self._limit:
+                return False
+            self.end(f"not done after {self._limit:.0f} s")
+        self._seconds = perf_counter() - self._began
+        return True
+
+    def end(self, reason: str) -> None:
+        """End it, with the processes that it has started itself."""
+        if self._process.poll() is None:
+            self._error, self._seconds = reason, perf_counter() - self._began
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def result(self) -> PartResult:
+        found = json.loads(self._out.read_text(encoding="utf-8")) if self._out.is_file() else {}
+        wrong, error = found.pop(WRONG, ""), self._error
+        if self._process.returncode and not error:
+            error = wrong or _last_lines(self._words) or f"exit status {self._process.returncode}"
+        return PartResult(self.name, self._seconds, error, found)
 
 
 def part_main(name: str, setting: Setting, folder: Path) -> None:
@@ -137,6 +224,16 @@ def as_document(results: list[PartResult], machine: dict[str, Any], setting: Set
         "quick": setting.quick,
         "parts": [asdict(result) for result in results],
     }
+
+
+def _plain(value: Any) -> Any:
+    """The value in JSON's kinds; numbers that are not finite, which it has none for, as words."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    value = value.item() if hasattr(value, "item") else value
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _last_lines(path: Path, count: int = 12) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from vexpress_trt.bench.gpu_check.memory import GROWTH_MIB, used_mib
-from vexpress_trt.bench.gpu_check.parts import CheckFailed, Record, Setting, Skipped
+from vexpress_trt.bench.gpu_check.parts import CheckFailed, Faults, Record, Setting, Skipped
 from vexpress_trt.bench.gpu_check.short_clip import FLOOR_DB, frames_of, likeness, short_request
 from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.driver import driver
@@ -42,16 +42,17 @@ def check(setting: Setting, record: Record) -> None:
     """Raises Skipped where no TensorRT runs here; CheckFailed where a graph or frame differs from the CPU's, a captured
     run from an enqueued one, or where memory does not come back."""
     flavours = flavours_here(record)
-    wrong: list[str] = []
+    faults = Faults()
     with tempfile.TemporaryDirectory(prefix="vexpress-check-") as folder:
         bundle = _bundle(Path(folder), setting, record)
         clip = _Clip(Path(folder), bundle, setting, record)
         for backend in flavours:
             for precision in bundle.precisions:
-                wrong += _check_backend(bundle, backend, precision, record)
-                wrong += clip.differs(backend, precision, record)
-    if wrong:
-        raise CheckFailed("; ".join(wrong))
+                with faults.of(f"{backend}, {precision}"):
+                    _check_backend(bundle, backend, precision, record, faults)
+                with faults.of(f"{backend}, {precision}, clip"):
+                    clip.compare(backend, precision, record)
+    faults.tell()
 
 
 def flavours_here(record: Record) -> list[str]:
@@ -95,7 +96,7 @@ def compare(bundle: Bundle, backend: str, spec: GraphSpec) -> tuple[dict[str, An
         wrong.append(f"{found['snr_db']:.1f} dB from onnxruntime in FP32, {needed:.0f} are needed")
     if not found["captured_equals_enqueued"]:
         wrong.append("captured and enqueued runs differ")
-    return found, [f"{backend} {spec.name} {spec.precision}: {fault}" for fault in wrong]
+    return found, wrong
 
 
 def best_sizes(bundle: Bundle, spec: GraphSpec) -> dict[str, int]:
@@ -170,25 +171,26 @@ def _bundle(folder: Path, setting: Setting, record: Record) -> Bundle:
     return Bundle.open(root)
 
 
-def _check_backend(bundle: Bundle, backend: str, precision: str, record: Record) -> list[str]:
-    """Build all graphs and look at each; returns what is wrong."""
+def _check_backend(bundle: Bundle, backend: str, precision: str, record: Record, faults: Faults) -> None:
+    """Build all graphs and look at each. Raises CheckFailed where memory does not come back."""
     name = f"{backend}, {precision}"
     report = build_engines(BuildSettings(bundle.root, backend, precision))
     record(f"{name}, built in s", {engine.graph: engine.seconds for engine in report.engines})
     record(f"{name}, plans in MiB", {engine.graph: round(engine.plan_bytes / 2**20, 1) for engine in report.engines})
-    wrong, used = [], []
     for engine in report.engines:
-        found, faults = compare(bundle, backend, bundle.graph(engine.graph, precision))
-        record(f"{name}, {engine.graph}", found)
-        wrong += faults
+        with faults.of(f"{name}, {engine.graph}"):
+            found, wrong = compare(bundle, backend, bundle.graph(engine.graph, precision))
+            record(f"{name}, {engine.graph}", found)
+            if wrong:
+                raise CheckFailed("; ".join(wrong))
+    used = []
     spec = bundle.graph("kps_guider", precision)
     for _ in range(3):
         compare(bundle, backend, spec)
         used.append(used_mib())
     record(f"{name}, MiB in use after an engine is closed", used)
     if used[-1] - used[0] > GROWTH_MIB:
-        wrong.append(f"{name}: {used[-1] - used[0]:.0f} MiB do not come back when engines are closed")
-    return wrong
+        raise CheckFailed(f"{used[-1] - used[0]:.0f} MiB do not come back when engines are closed")
 
 
 class _Clip:
@@ -206,15 +208,14 @@ class _Clip:
         self._expected, about = frames_of(by_processor)
         record("clip on the CPU", about)
 
-    def differs(self, backend: str, precision: str, record: Record) -> list[str]:
-        """What is wrong with the frames of a backend in a precision."""
+    def compare(self, backend: str, precision: str, record: Record) -> None:
+        """Raises CheckFailed where the frames of a backend in a precision are not like the CPU's."""
         if self._request is None:
-            return []
+            return
         before = used_mib()
         frames, about = frames_of(replace(self._request, backend=backend, dtype=precision))
         about["psnr_to_the_cpu_db"] = likeness(frames, self._expected)
         about["mib_in_use_before_and_after"] = [before, used_mib()]
         record(f"{backend}, {precision}, clip", about)
         if about["psnr_to_the_cpu_db"] < FLOOR:
-            return [f"{backend}, {precision}: {about['psnr_to_the_cpu_db']:.1f} dB from the CPU's frames"]
-        return []
+            raise CheckFailed(f"{about['psnr_to_the_cpu_db']:.1f} dB from the CPU's frames")

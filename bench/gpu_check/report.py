@@ -2,24 +2,26 @@
 
 import json
 import re
-import shutil
-import subprocess
+import traceback
 from pathlib import Path
 from typing import Any
 
-from vexpress_trt.bench.gpu_check.parts import ON_REQUEST, PartResult, Setting, as_document
+from vexpress_trt.bench.gpu_check.digest import figures_table, kinds_table
+from vexpress_trt.bench.gpu_check.parts import PARTS, Part, PartResult, Setting, as_document
+from vexpress_trt.bench.gpu_check.surroundings import ask_nvidia_smi, gpu_state
 from vexpress_trt.bench.machine import describe_machine
 from vexpress_trt.bench.report import number, table
 from vexpress_trt.engines.gpu import gpu_status
+from vexpress_trt.engines.selection import package_version
 
-# What is asked of nvidia-smi: {its name there: ours}
 _ASKED = {
-    "name": "gpu",
     "driver_version": "driver",
     "memory.total": "gpu_memory",
     "power.limit": "power_limit",
-    "clocks.max.sm": "clock",
+    "clocks.max.sm": "clock_limit",
 }
+# Of the packages that a GPU's figures depend on, those that are no part of the machine's description already.
+_PACKAGES = ("triton", "cuda-bindings", "nvidia-cudnn-cu13", "nvidia-cublas", "onnxruntime-gpu", "tensorrt")
 # What the report's first line has, each with the words before it.
 _SHOWN = {"gpu": "", "gpu_memory": "", "power_limit": "", "driver": "driver ", "torch_cuda": "CUDA ", "cudnn": "cuDNN "}
 
@@ -29,7 +31,8 @@ def describe_gpu() -> dict[str, Any]:
     would start the GPU."""
     devices = gpu_status().devices
     name = devices[0].name if devices else "none"
-    found: dict[str, Any] = {"gpu": name, **describe_machine(), **_by_nvidia_smi(name)}
+    found: dict[str, Any] = {"gpu": name, **describe_machine(), **ask_nvidia_smi(name, _ASKED), **gpu_state(name)}
+    found["packages"] |= {package: version for package in _PACKAGES if (version := package_version(package))}
     try:
         import torch
 
@@ -40,24 +43,17 @@ def describe_gpu() -> dict[str, Any]:
     return found
 
 
-def _by_nvidia_smi(name: str) -> dict[str, str]:
-    """What it says of the first GPU of this name: it also lists those that CUDA_VISIBLE_DEVICES hides."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return {}
-    asked = [tool, f"--query-gpu={','.join(_ASKED)}", "--format=csv,noheader"]
-    done = subprocess.run(asked, stdout=subprocess.PIPE, text=True, timeout=30, check=False)
-    rows = [[value.strip() for value in line.split(",")] for line in done.stdout.splitlines()]
-    return next((dict(zip(_ASKED.values(), row, strict=False)) for row in rows if row[0] == name), {})
-
-
 def write_results(results: list[PartResult], machine: dict[str, Any], setting: Setting, folder: Path) -> Path:
     """Write check_<GPU>.json and .md, in place of what an earlier run on such a GPU left; returns the latter."""
     path = folder / f"check_{file_name(machine['gpu'])}.md"
     folder.mkdir(parents=True, exist_ok=True)
     document = as_document(results, machine, setting)
     path.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    path.write_text(as_markdown(results, machine, setting), encoding="utf-8")
+    try:
+        text = as_markdown(results, machine, setting)
+    except Exception:  # a mistake of ours in the words must not end a check: the figures are in the other file
+        text = traceback.format_exc()
+    path.write_text(text, encoding="utf-8")
     return path
 
 
@@ -67,7 +63,7 @@ def file_name(gpu: str) -> str:
 
 
 def as_markdown(results: list[PartResult], machine: dict[str, Any], setting: Setting) -> str:
-    """One table of parts, and below it what each of them found."""
+    """A table of the figures that matter, one of parts, and below them what each part found."""
     about = [f"{words}{machine[key]}" for key, words in _SHOWN.items() if machine.get(key) is not None]
     names = {result.name for result in results}
     torch_version = machine.get("packages", {}).get("torch", "none")
@@ -78,8 +74,9 @@ def as_markdown(results: list[PartResult], machine: dict[str, Any], setting: Set
         table(
             ("part", "outcome", "s"),
             [(result.name, result.outcome, number(result.seconds)) for result in results]
-            + [(name, f"not run: {flag} asks for it", "") for name, flag in ON_REQUEST.items() if name not in names],
+            + [(name, _why_not(part), "") for name, part in PARTS.items() if name not in names],
         ),
+        *(f"\n{found}" for found in (figures_table(results), kinds_table(results)) if found),
     ]
     for result in results:
         lines += ["", f"### {result.name}", ""]
@@ -90,10 +87,14 @@ def as_markdown(results: list[PartResult], machine: dict[str, Any], setting: Set
     return "\n".join(lines) + "\n"
 
 
+def _why_not(part: Part) -> str:
+    return f"not run: {part.asked_by} asks for it" if part.asked_by else "not run"
+
+
 def shown(value: Any) -> str:
     """A found value in a cell of a table."""
     if isinstance(value, bool) or value is None or isinstance(value, (str, int)):
-        return str(value)
+        return str(value).replace("|", "\\|")
     if isinstance(value, float):
         return number(value, 4)
     if isinstance(value, dict):

@@ -20,17 +20,22 @@ from vexpress_trt.export.nets.fused.denoiser import FusedDenoiser
 
 _PASSES = ("add_rows", "group_norm", "add_group_norm", "layer_norm", "add_layer_norm", "gated_gelu")
 _PRODUCTS = {"mm", "addmm", "addmm_", "bmm", "convolution"}
+# {counted operation: its kind}; without a device an attention is two products of batches, which are nothing else here
+_KIND = {"mm": "products", "addmm": "products", "convolution": "convolutions", "bmm": "attention"}
 _FREE = {"_unsafe_view", "detach", "empty", "new_empty"}
 
 
-def count_flop(networks: NetworkConfigs, sizes: dict[str, int], *, plain: bool) -> int:
-    """Operations of a guided call, two for each multiply-add."""
+def count_flop(networks: NetworkConfigs, sizes: dict[str, int], *, plain: bool) -> dict[str, int]:
+    """{kind: operations} of a guided call, two for each multiply-add."""
     from torch.utils.flop_counter import FlopCounterMode
 
     module, given = _on_meta(networks, sizes, "fp32", plain=plain)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         module(*given)
-    return counter.get_total_flops()
+    kinds = dict.fromkeys(("products", "convolutions", "attention"), 0)
+    for operation, count in counter.get_flop_counts()["Global"].items():
+        kinds[_KIND[operation.__name__]] += count
+    return kinds
 
 
 def count_bytes(networks: NetworkConfigs, sizes: dict[str, int], precision: str, *, fused: bool) -> dict[str, int]:

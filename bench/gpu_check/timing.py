@@ -32,12 +32,25 @@ def in_turns(contenders: Mapping[str, Callable[[], object]], device: str, *, rou
     return {name: median(values) for name, values in seconds.items()}
 
 
-def matmul_ceiling(device: str, dtype: torch.dtype, *, size: int, repeats: int = 20) -> float:
-    """TFLOP/s of the median product of two random square matrices."""
-    one, other = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    out = torch.empty_like(one)
-    seconds = in_turns({"matmul": lambda: torch.mm(one, other, out=out)}, device, rounds=repeats)
-    return 2 * size**3 / seconds["matmul"] / 1e12
+class MatmulCeiling:
+    """Products of two random square matrices, one after the other: what the GPU's matrix units do at most."""
+
+    def __init__(self, device: str, dtype: torch.dtype, *, size: int, count: int = 20) -> None:
+        self._device, self._count = device, count
+        self._one, self._other = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+        self._out = torch.empty_like(self._one)
+
+    def __call__(self) -> None:
+        for _ in range(self._count):
+            torch.mm(self._one, self._other, out=self._out)
+
+    def rate(self, seconds: float) -> float:
+        """TFLOP/s where all products take so long."""
+        return 2 * len(self._one) ** 3 * self._count / seconds / 1e12
+
+    def measured(self) -> float:
+        """TFLOP/s of the median of some rounds by itself."""
+        return self.rate(in_turns({"": self}, self._device, rounds=5)[""])
 
 
 def memory_bandwidth(device: str, *, mib: int, repeats: int = 20) -> float:
