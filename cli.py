@@ -9,7 +9,7 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from vexpress_trt.bench.command import add_commands as add_bench_commands
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.engines.manifest import PRECISIONS
+from vexpress_trt.engines.precision import PRECISIONS
 from vexpress_trt.engines.trt.command import add_commands as add_engine_commands
 from vexpress_trt.engines.verify_command import add_commands as add_verify_commands
 from vexpress_trt.export.hub_sources import PART_NAMES
@@ -57,6 +57,8 @@ def _generate(args: argparse.Namespace) -> int:
     request.validate()
     if request.output_path is None:
         raise UserError("--output_path is missing: name the MP4 to write.")
+    if args.server is None and args.token is not None:
+        raise UserError("--token is for a server: name it with --server.")
     if args.server is None and request.bundle is None:
         request = replace(request, bundle=_shipped_bundle())
 
@@ -190,11 +192,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="MP4",
         help="the video (default demo.mp4); a PNG of its frames is put beside it",
     )
-    command.add_argument("--preset", choices=tuple(PRESETS), default=DEMO_PRESET, help=f"default {DEMO_PRESET}")
+    command.add_argument(
+        "--preset",
+        choices=tuple(PRESETS),
+        default=DEMO_PRESET,
+        help=f"sets steps, solver, guidance and overlap (default {DEMO_PRESET})",
+    )
     command.add_argument("--bundle", type=Path, metavar="DIR", help="another model than the one in the box")
-    for spec in fields(GenerationRequest):
-        if spec.name in _DEMO_FLAGS:
-            _add_request_flag(command, spec)
+    _add_some_request_flags(command, _DEMO_FLAGS)
     command.add_argument("--json", action="store_true", help="print the summary as JSON")
     command.add_argument("--quiet", action="store_true", help="no progress")
 
@@ -203,9 +208,10 @@ def _parser() -> argparse.ArgumentParser:
         "--video_path", type=Path, required=True, metavar="VIDEO", help="video with one face to follow"
     )
     command.add_argument("--kps_sequence_save_path", type=Path, required=True, metavar="TRACK", help=".pth or .npy")
-    command.add_argument("--audio_save_path", type=Path, metavar="AUDIO", help="also save the sound here")
-    command.add_argument("--detector", choices=("auto", "insightface", "mtcnn"), default="auto", help="face detector")
-    command.add_argument("--face_model_dir", type=Path, metavar="DIR", help="folder of insightface's models")
+    command.add_argument(
+        "--audio_save_path", type=Path, metavar="AUDIO", help="also save the sound here: .wav, .flac, .mp3 or .m4a"
+    )
+    _add_some_request_flags(command, ("detector", "face_model_dir"))
     command.add_argument("--json", action="store_true", help="print the result as JSON")
     command.add_argument("--quiet", action="store_true", help="no progress")
 
@@ -218,12 +224,21 @@ def _parser() -> argparse.ArgumentParser:
         choices=("tiny", "mid", "half", "full"),
         help="make random ones of this size first, in --checkpoints if given",
     )
-    command.add_argument("--random_seed", type=int, default=0, help="seed of --random")
+    command.add_argument("--random_seed", type=int, default=0, metavar="N", help="seed of --random (default 0)")
     command.add_argument("--bundle", type=Path, required=True, metavar="DIR", help="bundle to write")
-    command.add_argument("--precision", type=_precisions, default=("fp32", "fp16"), help="list, default fp32,fp16")
-    command.add_argument("--image_width", type=int, default=512, help="default output width, a multiple of 8")
-    command.add_argument("--image_height", type=int, default=512, help="default output height, a multiple of 8")
-    command.add_argument("--context_frames", type=int, default=24, help="default frames per window, up to 32")
+    command.add_argument(
+        "--precision",
+        type=_precisions,
+        default=("fp32", "fp16"),
+        metavar="LIST",
+        help="of the graphs (default fp32,fp16)",
+    )
+    for name, default, what in (
+        ("image_width", 512, "usual output width, a multiple of 8"),
+        ("image_height", 512, "usual output height, a multiple of 8"),
+        ("context_frames", 24, "usual frames per window, up to 32"),
+    ):
+        command.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{what} (default {default})")
     command.add_argument("--plain", action="store_true", help="without the exact savings: a baseline to compare with")
     command.add_argument("--force", action="store_true", help="replace an existing bundle")
     command.add_argument("--report", type=Path, metavar="JSON", help="write time, peak memory and sizes here")
@@ -260,6 +275,12 @@ def _command(commands: Any, name: str, run: Any, summary: str) -> argparse.Argum
     return command
 
 
+def _add_some_request_flags(command: argparse.ArgumentParser, names: Iterable[str]) -> None:
+    for spec in fields(GenerationRequest):
+        if spec.name in names:
+            _add_request_flag(command, spec)
+
+
 def _add_request_flag(command: argparse.ArgumentParser, spec: Any) -> None:
     """One flag per field of the request: the dataclass is the single source of names, defaults and help."""
     meta = spec.metadata
@@ -272,7 +293,7 @@ def _add_request_flag(command: argparse.ArgumentParser, spec: Any) -> None:
         type=meta["kind"] or str,
         choices=meta["choices"],
         default=spec.default,
-        metavar=meta["metavar"],
+        metavar=meta["metavar"] or {int: "N", float: "X"}.get(meta["kind"]),
         help=text,
     )
 

@@ -46,14 +46,20 @@ def add_commands(bench: argparse.ArgumentParser, add_request_flag: AddFlag) -> N
         return parser
 
     def common(parser: argparse.ArgumentParser, repeats: int) -> None:
-        parser.add_argument("--repeats", type=int, default=repeats, help=f"how often to measure (default {repeats})")
+        parser.add_argument(
+            "--repeats", type=int, default=repeats, metavar="N", help=f"how often to measure (default {repeats})"
+        )
         parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results here")
 
     parser = command("stages", _stages, [*_ENGINE, "context_overlap", "num_inference_steps"])
     parser.add_argument("bundle", type=Path, metavar="BUNDLE")
     common(parser, 5)
     parser.add_argument(
-        "--startup_repeats", type=int, default=3, help="processes whose start is measured, 0 for none (default 3)"
+        "--startup_repeats",
+        type=int,
+        default=3,
+        metavar="N",
+        help="processes whose start is measured, 0 for none (default 3)",
     )
     parser.add_argument("--no_roofline", action="store_true", help="do not measure what the machine can do at best")
 
@@ -62,7 +68,7 @@ def add_commands(bench: argparse.ArgumentParser, add_request_flag: AddFlag) -> N
     parser.add_argument(
         "--checkpoints", type=Path, required=True, metavar="DIR", help="what the bundle was exported from"
     )
-    parser.add_argument("--seconds", type=float, help="cut or repeat the speech to this length")
+    parser.add_argument("--seconds", type=float, metavar="S", help="cut or repeat the speech to this length")
     common(parser, 3)
 
     parser = command("plain", _plain, _ENGINE)
@@ -73,12 +79,18 @@ def add_commands(bench: argparse.ArgumentParser, add_request_flag: AddFlag) -> N
     parser = command("sweep", _sweep, [*_JOB, "save_gpu_memory"])
     parser.add_argument("bundle", type=Path, metavar="BUNDLE")
     parser.add_argument(
-        "--lengths", type=_numbers(float), default=(20.0, 60.0, 600.0), help="seconds of speech (default 20,60,600)"
+        "--lengths",
+        type=_numbers(float),
+        default=(20.0, 60.0, 600.0),
+        metavar="S,S",
+        help="seconds of speech (default 20,60,600)",
     )
     parser.add_argument(
-        "--window_batches", type=_numbers(int), default=(), help="windows per call, at the first length"
+        "--window_batches", type=_numbers(int), default=(), metavar="N,N", help="windows per call, at the first length"
     )
-    parser.add_argument("--thread_counts", type=_numbers(int), default=(), help="CPU threads, at the first length")
+    parser.add_argument(
+        "--thread_counts", type=_numbers(int), default=(), metavar="N,N", help="CPU threads, at the first length"
+    )
     common(parser, 1)
 
     parser = command("ranges", _ranges, _RANGES)
@@ -88,11 +100,15 @@ def add_commands(bench: argparse.ArgumentParser, add_request_flag: AddFlag) -> N
     parser = command("quality", _quality, _QUALITY)
     parser.add_argument("bundle", type=Path, nargs="?", metavar="BUNDLE", help="default: the model in the box")
     for name in ("guidance_scale", "reference_attention_weight", "audio_attention_weight"):
-        parser.add_argument(f"--{name}", type=float, help="default: what the model in the box was trained for")
-    parser.add_argument("--clips", type=int, help=f"held-out clips (default: all, with --table {_TABLE_CLIPS})")
+        parser.add_argument(
+            f"--{name}", type=float, metavar="X", help="default: what the model in the box was trained for"
+        )
+    parser.add_argument(
+        "--clips", type=int, metavar="N", help=f"held-out clips (default: all, with --table {_TABLE_CLIPS})"
+    )
     parser.add_argument("--table", action="store_true", help="a row for each setting; goes on where --json ended")
     parser.add_argument("--only", action="append", default=[], metavar="ROW", help="with --table: make this row anew")
-    parser.add_argument("--minutes", type=float, help="with --table: begin no row after so many minutes")
+    parser.add_argument("--minutes", type=float, metavar="N", help="with --table: begin no row after so many minutes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results here")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="also draw them here")
 

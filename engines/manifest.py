@@ -4,17 +4,16 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from vexpress_trt.engines.decoding import DecodeError, decode, encode
 from vexpress_trt.engines.dims import is_dimension
 from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.precision import Precision
 
 SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 
-Precision = Literal["fp32", "fp16", "bf16"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 DType = Literal["float32", "float16", "bfloat16", "int64"]
 
 PRECISION_DTYPE: dict[str, DType] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}

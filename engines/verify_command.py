@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.engines.manifest import PRECISIONS
+from vexpress_trt.engines.precision import PRECISIONS
 
 ON_A_GPU = ("torch-cuda", "onnxruntime-cuda")  # which other commands choose by --device
 AddCommand = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]

@@ -12,15 +12,9 @@ from typing import Any
 
 from vexpress_trt.engines.bundle import Bundle, BundleWriter, write_bundle
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.engines.manifest import (
-    SCHEMA_VERSION,
-    GraphSpec,
-    Manifest,
-    ModelConfig,
-    Precision,
-    SchedulerConfig,
-)
+from vexpress_trt.engines.manifest import SCHEMA_VERSION, GraphSpec, Manifest, ModelConfig, SchedulerConfig
 from vexpress_trt.engines.memory import peak_memory_mib
+from vexpress_trt.engines.precision import Precision
 from vexpress_trt.engines.verify import ParityResult, vector_path
 from vexpress_trt.export import parity
 from vexpress_trt.export.checkpoints import Checkpoints

@@ -7,7 +7,8 @@ from typing import Any
 from torch import nn
 
 from vexpress_trt.engines.audio_geometry import AudioGeometry
-from vexpress_trt.engines.manifest import PRECISION_DTYPE, DType, GraphSpec, Precision, TensorSpec, is_reference_tensor
+from vexpress_trt.engines.manifest import PRECISION_DTYPE, DType, GraphSpec, TensorSpec, is_reference_tensor
+from vexpress_trt.engines.precision import Precision
 from vexpress_trt.export.checkpoints import Checkpoints
 from vexpress_trt.export.graph_shapes import Shape, audio_rows, key_value_shapes, tap_shapes
 from vexpress_trt.export.nets.audio_projection import AudioProjection

@@ -12,7 +12,8 @@ from torch import nn
 
 from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.engines.manifest import PRECISION_DTYPE, GraphSpec, Precision
+from vexpress_trt.engines.manifest import PRECISION_DTYPE, GraphSpec
+from vexpress_trt.engines.precision import Precision
 from vexpress_trt.engines.selection import engine_class, package_version
 from vexpress_trt.engines.verify import ParityResult, compare, read_vectors, vector_inputs, verify_engine, write_vectors
 from vexpress_trt.export.checkpoints import Checkpoints

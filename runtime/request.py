@@ -11,12 +11,13 @@ from typing import Any
 
 from vexpress_trt.engines.call_sizes import MAX_SIDE, MAX_WINDOW_BATCH, MIN_SIDE
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.engines.manifest import PRECISIONS
+from vexpress_trt.engines.precision import PRECISIONS
 from vexpress_trt.runtime.presets import DEFAULT_PRESET, PRESETS, Preset
 
 SOLVERS = ("ddim", "dpmpp_2m")
 STRATEGIES = ("no_retarget", "fix_face", "offset_retarget", "naive_retarget")
 TRACK_STRATEGIES = ("no_retarget", "offset_retarget", "naive_retarget")
+DETECTORS = ("auto", "insightface", "mtcnn")
 ENCODERS = ("auto", "libx264", "h264_nvenc")
 BACKENDS = ("auto", "onnxruntime", "openvino", "torch", "tensorrt", "tensorrt-rtx")
 DTYPES = ("auto", *PRECISIONS)
@@ -70,27 +71,31 @@ class GenerationRequest:
     preset: str = _flag(
         DEFAULT_PRESET, "sets steps, solver, guidance and overlap where they are not given", choices=tuple(PRESETS)
     )
-    num_inference_steps: int = _flag(None, f"denoising steps (exact: {_EXACT.num_inference_steps})", kind=int)
+    num_inference_steps: int = _flag(
+        None, f"denoising steps (default {_EXACT.num_inference_steps}, or the preset's)", kind=int
+    )
     solver: str = _flag(
         None,
-        f"ddim, or dpmpp_2m, which needs fewer steps for the same error (exact: {_EXACT.solver})",
+        f"ddim, or dpmpp_2m of second order (default {_EXACT.solver}, or the preset's)",
         choices=SOLVERS,
     )
     guidance_scale: float = _flag(
         None,
-        f"classifier-free guidance; 1 or less runs the conditional half only (exact: {_EXACT.guidance_scale})",
+        f"classifier-free guidance; 1 or less runs the conditional half only (default {_EXACT.guidance_scale}, or the "
+        "preset's)",
         kind=float,
     )
     guidance_interval: str | None = _flag(
         None,
-        "guide only the steps in this share of all (exact: 0,1); others run the conditional half only",
+        "guide only the steps in this share of all; others run the conditional half only (default 0,1, or the "
+        "preset's)",
         metavar="LOW,HIGH",
     )
     reference_attention_weight: float = _flag(1.0, "weight of the portrait's attention, 0.9-1.0", kind=float)
     audio_attention_weight: float = _flag(1.0, "weight of the speech's attention, 1.0-3.0", kind=float)
     context_frames: int | None = _flag(None, "frames per window (default: the bundle's)", kind=int)
     context_overlap: int = _flag(
-        None, f"frames that neighbouring windows share (exact: {_EXACT.context_overlap})", kind=int
+        None, f"frames that neighbouring windows share (default {_EXACT.context_overlap}, or the preset's)", kind=int
     )
     window_batch: int = _flag(
         1, "windows per denoiser call; above 1 all that can run at once do, and the first frame comes later", kind=int
@@ -108,16 +113,24 @@ class GenerationRequest:
     gpu_memory: str | None = _flag(
         None, "the most GPU memory to take, for instance 8GB; refused where a clip needs more", metavar="SIZE"
     )
-    device: str = _flag("auto", "where to run", choices=("auto", "cpu", "cuda"))
+    device: str = _flag(
+        "auto",
+        "where to run; auto: on the GPU that the bundle has engines for, else on the CPU",
+        choices=("auto", "cpu", "cuda"),
+    )
     gpu_id: int = _flag(0, "which GPU, where the clip runs on one", kind=int)
-    dtype: str = _flag("auto", "arithmetic of the engines (auto: the backend's fast choice)", choices=DTYPES)
+    dtype: str = _flag("auto", "arithmetic of the engines; auto: the backend's fast choice", choices=DTYPES)
     backend: str = _flag("auto", "what runs the graphs, see `vexpress doctor`", choices=BACKENDS)
-    threads: int | None = _flag(None, "CPU threads (default: all cores of this process)", kind=int)
+    threads: int | None = _flag(
+        None, "CPU threads (default: all cores of this process; of several workers each has its share)", kind=int
+    )
     compat: str | None = _flag(None, "`upstream` reproduces the original's numbers exactly", choices=("upstream",))
-    encoder: str = _flag("auto", "H.264 encoder (auto: the GPU's where it opens, else libx264)", choices=ENCODERS)
+    encoder: str = _flag("auto", "H.264 encoder; auto: the GPU's where it opens, else libx264", choices=ENCODERS)
     crop: str = _flag("face", "where a portrait of another shape is cropped", choices=("face", "center"))
     kps_size: str | None = _flag(None, "frame in which the track's pixels count (default 512,512)", metavar="W,H")
-    detector: str = _flag("auto", "face detector", choices=("auto", "insightface", "mtcnn"))
+    detector: str = _flag(
+        "auto", "face detector; auto: insightface where its models are, else MTCNN", choices=DETECTORS
+    )
     face_model_dir: Path | None = _flag(None, "folder of insightface's models", kind=Path, metavar="DIR")
     portrait_cache: str | None = _flag(
         None, "folder where portraits are remembered, or off (default: in the user's cache folder)", metavar="DIR"

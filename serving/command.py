@@ -22,19 +22,18 @@ RUNTIME_FLAGS = "backend dtype device gpu_memory threads portrait_cache face_mod
 def add_commands(add: AddCommand, add_request_flag: Callable[[argparse.ArgumentParser, Any], None]) -> None:
     """Add both commands; `add(name, run, summary)` makes the parser of one."""
     parser = add("serve", _serve, "a Triton server that streams frames and answers with MP4s")
-    parser.add_argument("--bundle", type=Path, metavar="BUNDLE", help="default: the model in the box")
+    parser.add_argument("--bundle", type=Path, metavar="DIR", help="what to serve (default: the model in the box)")
     _add_shared_flags(parser, add_request_flag)
     parser.add_argument(
         "--held",
         type=int,
         default=Limits.held,
         metavar="MIB",
-        help="of answers in Triton above which it is busy (0: never)",
+        help=f"of answers in Triton above which it is busy, 0: never (default {Limits.held})",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
-    parser.add_argument("--grpc_port", type=int, default=protocol.GRPC_PORT)
-    parser.add_argument("--http_port", type=int, default=protocol.HTTP_PORT)
-    parser.add_argument("--metrics_port", type=int, default=protocol.METRICS_PORT)
+    for name, port in (("grpc", protocol.GRPC_PORT), ("http", protocol.HTTP_PORT), ("metrics", protocol.METRICS_PORT)):
+        parser.add_argument(f"--{name}_port", type=int, default=port, metavar="N", help=f"default {port}")
     parser.add_argument("--token", help=f"that requests must bring; better given as {protocol.TOKEN_VARIABLE}")
     parser.add_argument("--environment", type=Path, metavar="DIR", help="Triton's own (default: in the user's cache)")
     parser.add_argument("--setup_only", action="store_true", help="only set up that environment")
@@ -56,16 +55,22 @@ def _add_shared_flags(
     for spec in fields(GenerationRequest):
         if spec.name in RUNTIME_FLAGS:
             add_request_flag(parser, spec)
-    parser.add_argument("--gpu_ids", type=_numbers, default=(0,), metavar="N,N", help="GPUs, one worker each in turn")
-    parser.add_argument("--workers", type=int, help="clips at a time (default: one for each GPU)")
-    add = parser.add_argument
-    add("--queue", type=int, metavar="N", help="requests that may wait (default: 4 for each worker)")
-    add("--timeout", type=float, default=Limits.timeout, metavar="S", help="for a request, waiting included")
-    add("--max_seconds", type=float, default=Limits.max_seconds, metavar="S", help="longest speech")
-    add("--max_pixels", type=int, default=Limits.max_pixels, metavar="N", help="of a frame")
-    add("--clip_memory", type=int, default=Limits.clip_memory, metavar="MIB", help="of all frames of a streamed clip")
-    add("--drain", type=float, default=Limits.drain, metavar="S", help="for what is running at the end")
-    add("--worker_memory", type=int, default=Limits.worker_memory, metavar="MIB", help="a larger worker is replaced")
+    parser.add_argument(
+        "--gpu_ids", type=_numbers, default=(0,), metavar="N,N", help="GPUs, one worker each in turn (default 0)"
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="clips at a time (default: one for each GPU)")
+    parser.add_argument("--queue", type=int, metavar="N", help="requests that may wait (default: 4 for each worker)")
+    for name, metavar, what in (
+        ("timeout", "S", "seconds for a request, waiting included"),
+        ("max_seconds", "S", "longest speech"),
+        ("max_pixels", "N", "of a frame"),
+        ("clip_memory", "MIB", "of all frames of a streamed clip"),
+        ("drain", "S", "seconds for what is running at the end"),
+        ("worker_memory", "MIB", "a larger worker is replaced, 0: never"),
+    ):
+        default = getattr(Limits, name)
+        text = f"{what} (default {default:.0f})"
+        parser.add_argument(f"--{name}", type=type(default), default=default, metavar=metavar, help=text)
 
 
 def _serve(args: argparse.Namespace) -> int:

@@ -19,8 +19,8 @@ from vexpress_trt.serving.limits import Limits
 
 # What Triton's side imports; none of it needs more than the standard library, NumPy and Triton's own module.
 MODULES = (
-    "engines.call_sizes engines.errors runtime.presets runtime.request runtime.request_json serving.protocol "
-    "serving.errors serving.settings serving.messages serving.limits serving.job serving.metrics "
+    "engines.call_sizes engines.errors engines.precision runtime.presets runtime.request runtime.request_json "
+    "serving.protocol serving.errors serving.settings serving.messages serving.limits serving.job serving.metrics "
     "serving.worker_process serving.dispatcher serving.triton_stream serving.triton_mp4"
 ).split()
 _PACKAGES = "engines runtime serving".split()

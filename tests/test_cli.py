@@ -24,6 +24,38 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     assert f"vexpress {command}" in capsys.readouterr().out
 
 
+def _help(capsys: pytest.CaptureFixture[str], *command: str) -> str:
+    with pytest.raises(SystemExit):
+        cli.main([*command, "--help"])
+    return " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("command", ["generate", "demo", "extract", "export", "serve", "batch"])
+def test_help_says_a_default_in_one_pair_of_brackets(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = _help(capsys, command)
+    assert "(default" in text
+    assert ") (default" not in text
+
+
+def test_help_of_a_server_says_its_limits(capsys: pytest.CaptureFixture[str]) -> None:
+    text = _help(capsys, "serve")
+    for limit in ("--timeout S seconds for a request, waiting included (default 3600)", "--held MIB", "(default 8192)",
+                  "--grpc_port N default 8001", "--threads N CPU threads"):  # fmt: skip
+        assert limit in text
+
+
+def test_help_says_what_stands_where_no_preset_is_given(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "denoising steps (default 25, or the preset's)" in _help(capsys, "generate")
+    assert "denoising steps (default 25, or the preset's)" in _help(capsys, "bench", "stages")
+
+
+def test_a_token_without_a_server_is_refused() -> None:
+    done = _run("generate", "--reference_image_path", "a.png", "--audio_path", "b.wav", "--output_path", "c.mp4",
+                "--token", "secret")  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == ["vexpress: error: --token is for a server: name it with --server."]
+
+
 def test_dashes_mean_underscores_and_values_are_left_alone() -> None:
     assert cli._with_underscores(["--audio-path", "a-b.wav", "--output-path=c-d.mp4", "-h"]) == [
         "--audio_path", "a-b.wav", "--output_path=c-d.mp4", "-h",

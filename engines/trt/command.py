@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-from vexpress_trt.engines.manifest import PRECISIONS
+from vexpress_trt.engines.precision import PRECISIONS
 from vexpress_trt.engines.trt.size_flags import SIZE_FLAGS, Range, SizeFlag
 
 BACKENDS = ("tensorrt", "tensorrt-rtx")

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.runtime.faces.face import Detector
-
-DETECTORS = ("auto", "insightface", "mtcnn")
+from vexpress_trt.runtime.request import DETECTORS
 
 
 def load_detector(name: str = "auto", face_model_dir: Path | None = None) -> Detector:
@@ -29,8 +28,8 @@ def load_detector(name: str = "auto", face_model_dir: Path | None = None) -> Det
             state = "holds no model files (*.onnx)" if os.path.isdir(folder) else "does not exist"
             raise UserError(
                 f"insightface needs its models, and {folder} {state}: put its buffalo_l models there (non-commercial "
-                "research only; `vexpress fetch --parts face` gets them) and name the folder with --face_model_dir, or "
-                "use --detector mtcnn"
+                "research only; `vexpress fetch --checkpoints DIR --parts face` gets them) and name the folder with "
+                "--face_model_dir, or use --detector mtcnn"
             )
         return insightface.InsightfaceDetector(models)
     if models is not None:
