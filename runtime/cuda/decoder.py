@@ -2,7 +2,7 @@
 
 One frame is: scale -> decoder -> bytes -> 3x3x3 median with its neighbours in time. Latents wait in a ring of their
 own, so that the loop may reuse its slots. Two streams run beside the loop's: `decode` has the work, `leave` takes
-finished frames into pinned memory. The decoder's run is captured once and replayed.
+finished frames into pinned memory. The decoder's run is captured before the first frame and replayed.
 """
 
 from collections import deque
@@ -74,6 +74,7 @@ class DeviceDecoder:
         self._done = [device.event() for _ in range(room)]
         self._run = Replayed(engine, self._decoding, partial(engine.enqueue, self._decoding), capture=capture)
         engine.bind_buffers(latents=self._buffers["latents"], image=self._buffers["image"])
+        self._run.prepare()
 
     def take(self, frame: int, latent: Buffer, stream: int) -> None:
         """Enqueue a frame whose final latent [4, h, w] is in device memory when `stream` comes to it; the memory may be

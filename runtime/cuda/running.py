@@ -20,6 +20,13 @@ class Replayed:
         self.warm = False
         self._replay: Callable[[], None] | None = None
 
+    def prepare(self) -> None:
+        """Warm it up and capture it now, if it is captured at all, while nothing else is on its way: torch waits for the
+        whole GPU before a capture."""
+        if self._capture:
+            self.enqueue()
+            self._replay = self._engine.capture(self._stream, self._body)
+
     def enqueue(self, *, later: bool = False) -> None:
         """`later`: do not capture yet, for the sake of others that are not warm."""
         if self._replay is None and self._capture and self.warm and not later:
