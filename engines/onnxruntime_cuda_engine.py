@@ -32,7 +32,8 @@ class OnnxRuntimeDeviceEngine(Engine, DeviceEngine):
 
     Inputs given as arrays are copied to the GPU when they are bound. Buffers are read and written in place; runs are
     enqueued on the stream they are given, which a session is made for: the first run on another stream loads the graph
-    anew. There is no capture: onnxruntime's own needs its own stream.
+    anew. From clip to clip streams stay the same (`Driver.idle_streams`). There is no capture: onnxruntime's own needs
+    its own stream.
 
     With `gpu_memory` the session's memory, weights included, grows to so many bytes at most.
 
@@ -132,12 +133,10 @@ class OnnxRuntimeDeviceEngine(Engine, DeviceEngine):
         self._given.clear()
         self._buffers.clear()
         self._binding = None
-        if self._stream is not None:  # a stream goes with its clip, and its session must not outlast it
-            self._session = self._stream = None
 
     def _release(self) -> None:
         self._renew()
-        self._session = None
+        self._session = self._stream = None
 
     def _interrupt(self) -> None:
         self._run_options.terminate = self._enqueue_options.terminate = True
