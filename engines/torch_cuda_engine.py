@@ -41,6 +41,18 @@ class GraphMemory:
         streams[stream] = memory
         return memory
 
+    def give_up(self, device: str) -> None:
+        """After a capture that failed: torch before 2.12 leaves its allocator as in a capture where CUDA cannot end one
+        (pytorch/pytorch#180395), and whoever gives memory back from then on fails."""
+        import torch
+
+        index = torch.device(device).index
+        try:
+            torch._C._cuda_endAllocateToPool(index, self.handle)
+        except RuntimeError:  # torch has done so itself
+            return
+        torch._C._cuda_releasePool(index, self.handle)
+
 
 @functools.cache
 def _graph_memory(device: str) -> WeakValueDictionary[int, GraphMemory]:
@@ -96,6 +108,7 @@ class TorchDeviceEngine(TorchEngine, DeviceEngine):
             ):
                 body()
         except RuntimeError as problem:
+            memory.give_up(self._device)
             raise out_of_memory(problem, self.spec.name) or UserError(
                 f"torch cannot capture {self.spec.name} as a CUDA graph ({problem}): run it without a capture"
             ) from problem

@@ -290,6 +290,33 @@ def test_graphs_of_one_stream_share_their_memory_as_long_as_one_of_them_lives(
     assert not any(one.graph() for one in captures)
 
 
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_capture_that_fails_leaves_nothing_behind_in_torchs_allocator(
+    by_name: dict[str, Graph], store: Callable, captures: list, monkeypatch: pytest.MonkeyPatch, ended: bool
+) -> None:
+    calls = []
+
+    def end(device: int, handle: int) -> None:
+        calls.append(("end", device, handle))
+        if ended:
+            raise RuntimeError("not currently recording to mempool_id")
+
+    def fails() -> None:
+        raise RuntimeError("operation failed due to a previous error during capture")
+
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", end, raising=False)
+    released = lambda device, handle: calls.append(("release", device, handle))  # noqa: E731
+    monkeypatch.setattr(torch._C, "_cuda_releasePool", released, raising=False)
+    bundle = store(by_name["kps_guider"])
+    with TorchDeviceEngine(bundle, bundle.graph("kps_guider", "fp32"), threads=1) as engine:
+        monkeypatch.setattr(engine, "_device", "cuda:1")
+        with pytest.raises(UserError, match=r"torch cannot capture kps_guider .*\(operation failed"):
+            engine.capture(7, fails)
+        monkeypatch.setattr(engine, "_device", "cpu")
+    handle = captures[0].pool
+    assert calls == [("end", 1, handle), *([] if ended else [("release", 1, handle)])]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU and a torch built for it")
 def test_graphs_that_share_memory_give_on_a_gpu_what_each_gives_alone(
