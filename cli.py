@@ -104,7 +104,7 @@ def _export(args: argparse.Namespace) -> int:
     from vexpress_trt.export.command import run_export
 
     if args.checkpoints is None and args.random is None:
-        raise UserError("Give --checkpoints DIR (official weights), or --random tiny|mid|half|full.")
+        raise UserError("give --checkpoints DIR (official weights), or --random tiny|mid|half|full")
     run_export(
         args.bundle,
         checkpoints=args.checkpoints,
@@ -164,6 +164,13 @@ def _inspect(args: argparse.Namespace) -> int:
 
 class _Parser(argparse.ArgumentParser):
     """Refuses in one sentence, as everything else does: the usage of `generate` alone fills a screen."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:
+        """Here, and not in the parser of all commands: the one whose flags are asked about knows its own --help."""
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"there is no {' '.join(unknown)}")
+        return parsed, unknown
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"vexpress: error: {message}; see `{self.prog} --help`\n")

@@ -19,7 +19,7 @@ from vexpress_trt.bench.quality_score import Score, score
 from vexpress_trt.bench.report import command_line, number, table
 from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.engines.selection import choose_engines
+from vexpress_trt.engines.selection import WISHES, choose_engines
 from vexpress_trt.models.box.clip_request import clip_request
 from vexpress_trt.models.box.held_out import CLIPS, HeldOutClip, held_out_clips
 from vexpress_trt.models.mini.pose import SIZE
@@ -216,7 +216,7 @@ def described(flags: dict[str, Any]) -> dict[str, Any]:
 
 def coded(bundle: Bundle, clips: Sequence[HeldOutClip], flags: dict[str, Any]) -> list[np.ndarray]:
     """The true frames, encoded and decoded: better than that nothing generated can be."""
-    chosen = {name: flags[name] for name in ("backend", "dtype", "device", "gpu_id") if name in flags}
+    chosen = {name: flags[name] for name in WISHES if name in flags}
     scaling = np.float32(bundle.manifest.model.latent_scaling)
     with EngineLoader(bundle, choose_engines(bundle, **chosen), Stopwatch(), threads=flags.get("threads")) as engines:
         with engines.use("vae_encoder") as encoder:

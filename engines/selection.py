@@ -34,6 +34,7 @@ _AUTO_ORDER = {"openvino": ("fp32", "bf16"), "onnxruntime": ("fp32", "fp16"), "t
 _TORCH_CUDA = "pip install 'vexpress-trt[export,cuda]'"
 PLANNED = ("tensorrt", "tensorrt-rtx")  # run what `vexpress build` has made; `auto` takes them first
 _GPU_BACKENDS = (*PLANNED, "torch-cuda", "onnxruntime-cuda")
+WISHES = ("backend", "dtype", "device", "gpu_id")  # what a request says to `choose_engines`
 _NOT_RTX = ((9, 0), (10, 0), (10, 3))  # compute capabilities of data-centre GPUs
 
 

@@ -96,15 +96,18 @@ def _serve(args: argparse.Namespace) -> int:
 
 
 def _serving_workers(args: argparse.Namespace) -> tuple[dict[str, Any], ...]:
-    """What `_workers` gives for the bundle that is served, which is there. Raises UserError where it is not."""
+    """What `_workers` gives for the bundle that is served. Raises UserError where it is not there or cannot run here:
+    Triton would add lines of its own to that sentence."""
     from vexpress_trt.engines.bundle import Bundle
-
-    if args.bundle is not None:
-        return _workers(args, Bundle.open(args.bundle).root)
+    from vexpress_trt.engines.selection import WISHES, choose_engines
     from vexpress_trt.models.box.box import shipped_bundle, taken_for_want_of_another
 
-    workers = _workers(args, shipped_bundle())
-    log.warning(f"no --bundle is given: {taken_for_want_of_another()}")
+    bundle = Bundle.open(args.bundle or shipped_bundle())
+    workers = _workers(args, bundle.root)
+    if args.bundle is None:
+        log.warning(f"no --bundle is given: {taken_for_want_of_another()}")
+    for worker in workers:
+        choose_engines(bundle, **{name: worker[name] for name in WISHES if name in worker})
     return workers
 
 

@@ -33,7 +33,7 @@ import numpy as np
 
 from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.engines.selection import choose_engines
+from vexpress_trt.engines.selection import WISHES, choose_engines
 from vexpress_trt.runtime.engine_pool import EnginePool
 from vexpress_trt.runtime.generation import Frame, Generation, generate
 from vexpress_trt.runtime.request import GenerationRequest
@@ -207,8 +207,7 @@ def main() -> int:
     with socket.socket(fileno=args.connection) as connection, contextlib.suppress(messages.Disconnected):
         try:
             choose_engines(
-                Bundle.open(options["bundle"]),
-                **{name: options[name] for name in ("backend", "dtype", "device", "gpu_id") if name in options},
+                Bundle.open(options["bundle"]), **{name: options[name] for name in WISHES if name in options}
             )
         except UserError as problem:
             messages.send(connection, {"kind": "unusable", "sentence": str(problem)})

@@ -49,6 +49,14 @@ def test_help_says_what_stands_where_no_preset_is_given(capsys: pytest.CaptureFi
     assert "denoising steps (default 25, or the preset's)" in _help(capsys, "bench", "stages")
 
 
+@pytest.mark.parametrize("command", ["generate", "doctor", "bench plot x.json --output x.png"])
+def test_a_flag_that_is_unknown_is_refused_by_the_command(command: str) -> None:
+    done = _run(*command.split(), "--no_such_flag")
+    name = " ".join(command.split()[: 2 if command.startswith("bench") else 1])
+    assert done.returncode == 2
+    assert done.stderr == f"vexpress: error: there is no --no_such_flag; see `vexpress {name} --help`\n"
+
+
 def test_a_token_without_a_server_is_refused() -> None:
     done = _run("generate", "--reference_image_path", "a.png", "--audio_path", "b.wav", "--output_path", "c.mp4",
                 "--token", "secret")  # fmt: skip

@@ -11,8 +11,10 @@ import pytest
 from served import free_ports
 
 from vexpress_trt.cli import main
+from vexpress_trt.engines import selection
 from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.gpu import gpu_status
 from vexpress_trt.serving import environment
 
 SERVING = Path(__file__).resolve().parents[2] / "serving"
@@ -74,11 +76,20 @@ def test_a_bundle_that_is_not_there_is_refused_before_triton_is(tmp_path: Path, 
     assert not place.exists()
 
 
+@pytest.mark.skipif(not gpu_status().reason, reason="needs a machine without a GPU")
+def test_a_device_that_is_not_there_is_refused_before_triton_is(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    place = tmp_path / "environment"
+    assert main(["serve", "--environment", str(place), "--device", "cuda"]) == 2
+    assert "vexpress: error: --device cuda: " in capsys.readouterr().err.splitlines()[-1]
+    assert not place.exists()
+
+
 def test_a_bundle_that_workers_cannot_use_ends_it_with_their_sentence(
     serve_environment: Path, tmp_path: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What the command looks at is there; it is gone when the workers start.
     monkeypatch.setattr(Bundle, "open", lambda path: SimpleNamespace(root=path))
+    monkeypatch.setattr(selection, "choose_engines", lambda bundle, **wishes: None)
     names = ("grpc_port", "http_port", "metrics_port")
     ports = [f"--{name}={port}" for name, port in zip(names, free_ports(3), strict=True)]
     flags = ["--environment", str(serve_environment), "--bundle", str(tmp_path / "nothing")]
