@@ -3,7 +3,8 @@
 #   make test   install everything, then run the tests
 # And one for a machine with an NVIDIA GPU, in a Python that has torch with CUDA and this package:
 #   make gpu-check   kernels, loop, engines, numbers and speed on this GPU -> bench/results/gpu/check_<GPU>.md and .json
-#                    (OUT=DIR writes them elsewhere; ARGUMENTS="--compile --bundle full.bundle" asks for more)
+#                    (OUT=DIR writes them elsewhere; ARGUMENTS="--compile --bundle full.bundle" asks for more,
+#                    ARGUMENTS="--seconds 400 --only golden,speed" for less)
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin

@@ -86,7 +86,7 @@ def _speed(found: Found) -> Iterable[tuple[str, str]]:
             yield f"faster than {name.removeprefix('times_faster_than_')}", f"{number(case)} times"
         elif name.startswith("ceiling_"):
             yield name, ", ".join(f"{when.replace('_', ' ')} {number(rate, 4)}" for when, rate in case.items())
-        elif name == "gpu_at_work":
+        elif name == "gpu_at_work" and case:
             yield "GPU at work", ", ".join(f"{key} {value}" for key, value in case.items())
 
 
