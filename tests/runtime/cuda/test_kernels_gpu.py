@@ -233,7 +233,7 @@ def test_a_captured_call_serves_the_whole_schedule(gpu: Gpu) -> None:
     assert arrays["cursor"][0] == calls
 
 
-@pytest.mark.parametrize("size", [1, 255, 16_384, 16_387])
+@pytest.mark.parametrize("size", [1, 255, 16_384, 16_387, 4096 * 256 + 3])  # the last one: more than a grid's columns
 def test_unscale(gpu: Gpu, size: int) -> None:
     latents = np.random.default_rng(size).standard_normal(size, np.float32)
     out = np.zeros(size, np.float32)
@@ -282,6 +282,14 @@ def test_rgb_to_nv12(gpu: Gpu, height: int, width: int, shift: int) -> None:
     rgb = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
     out = rng.integers(0, 256, height * width + 2 * (-(-height // 2) * -(-width // 2)), dtype=np.uint8)
     assert_equal_on_both(gpu, "rgb_to_nv12", rgb, out, height, width, shift=shift)
+
+
+def test_more_rows_than_a_grid_has_are_done_in_turn(gpu: Gpu) -> None:
+    height, rng = 65_535 + 7, np.random.default_rng(0)
+    decoded, out = random_values(rng, (3, height, 1), "float16"), np.zeros((height, 1, 3), np.uint8)
+    assert_equal_on_both(gpu, "to_rgb8", decoded, "float16", height, 1, out)
+    frames = rng.integers(0, 256, (3, height, 1, 3), dtype=np.uint8)
+    assert_equal_on_both(gpu, "median", *frames, out, height, 1)
 
 
 @pytest.mark.parametrize("out_dtype", ["uint8", *DTYPES])
