@@ -57,9 +57,12 @@ class GpuDevice(Device):
             remedy = "use fewer steps, fewer --context_frames or a smaller image"
             base = self._driver.mem_alloc(total, "latents, features and tables", remedy)
             self._memory.append(base)
-            stream = self.stream()  # to wait for nothing else, and for no capture of another clip's
-            self._driver.memset(base, 0, total, stream)
-            self._driver.stream_synchronize(stream)
+            stream = self._driver.stream_take()  # to wait for nothing else, and for no capture of another clip's
+            try:
+                self._driver.memset(base, 0, total, stream)
+                self._driver.stream_synchronize(stream)
+            finally:
+                self._driver.idle_streams.appendleft(stream)
         return {
             name: GpuBuffer(base + places[name], tuple(shape), np.dtype(dtype))
             for name, (shape, dtype) in shapes.items()

@@ -21,7 +21,7 @@ class Replayed:
         self._replay: Callable[[], None] | None = None
 
     def prepare(self) -> None:
-        """Warm it up and capture it now, if it is captured at all, while nothing else is on its way: torch waits for the
+        """Warm it up and capture it, if it is captured at all, while nothing else is on its way: torch waits for the
         whole GPU before a capture."""
         if self._capture:
             self.enqueue()
