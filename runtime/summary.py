@@ -68,7 +68,8 @@ class Summary:
         if self.random_weights:
             lines.append("this bundle's weights are random: the picture is coloured noise")
         if self.output_path:
-            lines.append(f"wrote {self.output_path}" + (f" ({self.encoder})" if self.encoder else ""))
+            done = "streamed" if self.output_path == "-" else f"wrote {self.output_path}"
+            lines.append(done + (f" ({self.encoder})" if self.encoder else ""))
         return "\n".join(lines)
 
 
