@@ -13,6 +13,8 @@ from vexpress_trt.engines.errors import UserError
 
 _NON_BLOCKING = 1  # CUstream_flags: the stream does not wait for the legacy default stream
 _NO_TIMING = 2  # CUevent_flags
+# After these a process gets the same error from every call (the descriptions of CUresult in cuda.h).
+_LASTING = {226, 700, 702, 714, 715, 716, 717, 718, 719, 721, 810}
 
 
 class Driver:
@@ -59,7 +61,8 @@ class Driver:
                 found.decode() if found else str(code)
                 for found in (self.module.cuGetErrorName(code)[1], self.module.cuGetErrorString(code)[1])
             )
-            raise UserError(f"the NVIDIA driver reports {name} from {function}: {text}")
+            remedy = "; this process cannot use the GPU any more, start it again" if int(code) in _LASTING else ""
+            raise UserError(f"the NVIDIA driver reports {name} from {function}: {text}{remedy}")
         return given[0] if given else None
 
     def current(self) -> "_Current":

@@ -206,8 +206,9 @@ def test_a_fault_of_the_gpu_is_told_as_it_was_met_and_nothing_is_left(
 
     with monkeypatch.context() as patch:
         patch.setattr(Kernels, "median", faulty)
-        with pytest.raises(UserError, match=r"CUDA_ERROR_ILLEGAL_ADDRESS from cu(?!\w*(Destroy|Free|Unload))"):
+        with pytest.raises(UserError, match=r"CUDA_ERROR_ILLEGAL_ADDRESS from cu(?!\w*(Destroy|Free|Unload))") as told:
             frames_of(stand_in)
+    assert str(told.value).endswith("this process cannot use the GPU any more, start it again")
     gc.collect()
     assert "Exception ignored" not in capsys.readouterr().err
     assert stand_in.report()[0] == ["cuLaunchKernel: CUDA_ERROR_ILLEGAL_ADDRESS while it ran"]
