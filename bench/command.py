@@ -104,7 +104,7 @@ def add_commands(bench: argparse.ArgumentParser, add_request_flag: AddFlag) -> N
             f"--{name}", type=float, metavar="X", help="default: what the model in the box was trained for"
         )
     parser.add_argument(
-        "--clips", type=int, metavar="N", help=f"held-out clips (default: all, with --table {_TABLE_CLIPS})"
+        "--clips", type=int, metavar="N", help=f"held-out clips, 2 or more (default: all, with --table {_TABLE_CLIPS})"
     )
     parser.add_argument("--table", action="store_true", help="a row for each setting; goes on where --json ended")
     parser.add_argument("--only", action="append", default=[], metavar="ROW", help="with --table: make this row anew")

@@ -22,7 +22,7 @@ from vexpress_trt.runtime.extract_video import frame_rate, opened_video, upright
 from vexpress_trt.runtime.faces.face import Detector
 from vexpress_trt.runtime.faces.follow import FaceFollower, Gap, fill_gaps, find_gaps
 from vexpress_trt.runtime.faces.select import load_detector
-from vexpress_trt.runtime.tracks import save_track
+from vexpress_trt.runtime.tracks import save_track, sidecar
 
 TRACK_SIDE = 512
 TRACK_SUFFIXES = (".pth", ".npy")
@@ -67,13 +67,20 @@ class ExtractResult:
             "seconds": self.seconds,
         }
 
+    @property
+    def _beside(self) -> str:
+        """What a track that is only an array has with it."""
+        if self.kps_path.suffix.lower() != ".npy":
+            return ""
+        return f", its frame's size and rate in {sidecar(self.kps_path).name}"
+
     def as_text(self) -> str:
         """A few lines for a person."""
         frames = len(self.points)
         lines = [
             f"{frames} frames at {self.fps:g} frames/s ({frames / self.fps:.2f} s), detector {self.detector}, "
             f"{self.seconds:.1f} s ({self.seconds / frames * 1000:.0f} ms per frame)",
-            f"wrote {self.kps_path}",
+            f"wrote {self.kps_path}" + self._beside,
         ]
         if self.audio_path is not None:
             lines.append(f"wrote {self.audio_path}")

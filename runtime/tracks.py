@@ -75,7 +75,7 @@ def save_track(path: Path, points: np.ndarray, size: tuple[int, int] | None = No
 
     `.pth`: a list of T lists of 3 lists of 2 numbers, so that `torch.tensor(torch.load(path))`, upstream's way to read
     a track, gives float32 [T, 3, 2] in every torch, also where weights-only loading refuses NumPy arrays. `.npy`: the
-    array and `<name>.npy.json` with `size` (width, height) and `fps`. Raises UserError for another suffix, points that
+    array and `<name>.npy.json` with `width`, `height` and `fps`. Raises UserError for another suffix, points that
     `load_track` would refuse, or a place that cannot be written.
     """
     path = Path(path)
@@ -87,13 +87,14 @@ def save_track(path: Path, points: np.ndarray, size: tuple[int, int] | None = No
         return
     width, height = size or (None, None)
     text = json.dumps({"width": width, "height": height, "fps": fps}, indent=2) + "\n"
-    with atomic_path(_sidecar(path)) as temporary_json, atomic_path(path) as temporary:
+    with atomic_path(sidecar(path)) as temporary_json, atomic_path(path) as temporary:
         temporary_json.write_text(text)
         with open(temporary, "wb") as file:
             np.save(file, points, allow_pickle=False)
 
 
-def _sidecar(path: Path) -> Path:
+def sidecar(path: Path) -> Path:
+    """Where the frame's size and rate of a .npy track lie."""
     return path.with_name(path.name + ".json")
 
 
@@ -115,7 +116,7 @@ def _load_npy(path: Path) -> Track:
     if not isinstance(array, np.ndarray):
         array.close()
         raise UserError(f"the key-point track {path} is an .npz archive; save the one array with numpy.save")
-    size, fps = _read_sidecar(_sidecar(path))
+    size, fps = _read_sidecar(sidecar(path))
     return Track(_checked(path, array), size, fps)
 
 

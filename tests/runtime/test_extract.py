@@ -242,7 +242,13 @@ def test_the_result_is_told_in_text_and_json(clip: Path, tmp_path: Path, detecto
     told = json.loads(json.dumps(result.as_dict()))
     assert (told["frames"], told["fps"], told["width"], told["height"]) == (FPS, FPS, 512, 512)
     assert told["kps_sequence_save_path"] == str(tmp_path / "t.pth")
-    assert f"wrote {tmp_path / 'a.wav'}" in result.as_text()
+    assert result.as_text().splitlines()[1:] == [f"wrote {tmp_path / 't.pth'}", f"wrote {tmp_path / 'a.wav'}"]
+
+
+def test_an_array_has_its_frames_size_and_rate_beside_it(clip: Path, tmp_path: Path, detector: MtcnnDetector) -> None:
+    result = extract(clip, tmp_path / "t.npy", detector=detector)
+    assert json.loads((tmp_path / "t.npy.json").read_text()) == {"width": 512, "height": 512, "fps": FPS}
+    assert result.as_text().endswith(f"wrote {tmp_path / 't.npy'}, its frame's size and rate in t.npy.json")
 
 
 def empty(folder: Path) -> Path:
