@@ -170,7 +170,8 @@ def _normalised(
 
 
 def _height(most: int, pixels: int) -> int:
-    return min(most, triton.next_power_of_2(pixels))
+    """Rows of a tile; no fewer than 16, as every height is compiled for itself."""
+    return min(most, max(16, triton.next_power_of_2(pixels)))
 
 
 def _over_tiles(

@@ -2,7 +2,8 @@
 
 Everything here is bound by memory: inputs are read once, 16 bytes a thread and along the channels, and computed with in
 float32. Sums have a fixed order, so every run gives the same numbers. Offsets of rows are 64-bit: 96 images of 96x96
-pixels with 2560 channels are more than 2^31 numbers.
+pixels with 2560 channels are more than 2^31 numbers. Triton compiles anew for numbers that are one or multiples of 16:
+of use for channels, that 16 bytes are read at a time, and left out where it is not.
 """
 
 import triton
@@ -22,7 +23,7 @@ def _tile(pixels, channels, ROWS: tl.constexpr, CHANNELS: tl.constexpr, program)
     return image, tile, image * pixels + row, column, (row < pixels)[:, None] & (column < channels)[None]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pixels"])
 def add_rows(rows, added, shift, total, pixels, channels, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
     image, tile, row, column, inside = _tile(pixels, channels, ROWS, CHANNELS, tl.program_id(0))
     offset = row[:, None] * channels + column[None]
@@ -32,7 +33,7 @@ def add_rows(rows, added, shift, total, pixels, channels, ROWS: tl.constexpr, CH
     tl.store(total + offset, value, inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pixels"])
 def sum_and_moments(
     rows,
     added,
@@ -70,7 +71,7 @@ def sum_and_moments(
     tl.store(squares + place, tl.sum(centred * centred, 0), column < channels)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pixels", "groups", "rows"])
 def group_scales(
     means,
     squares,
@@ -118,7 +119,7 @@ def group_scales(
     tl.store(scales + image * channels + column, scale, inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pixels"])
 def scale_rows(
     rows,
     centres,
@@ -144,7 +145,7 @@ def scale_rows(
     tl.store(normed + offset, value, inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["frames"])
 def layer_norm(
     rows,
     added,
@@ -191,7 +192,7 @@ def layer_norm(
     tl.store(normed + offset, value, inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pixels"])
 def gated_gelu(projected, gated, pixels, channels, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
     image, tile, row, column, inside = _tile(pixels, channels, ROWS, CHANNELS, tl.program_id(0))
     source = projected + row[:, None] * (2 * channels) + column[None]
@@ -213,7 +214,7 @@ def _normal_distribution(x):
     return tl.where(x < 0, tail, 1 - tail)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pixels", "heads"])
 def temporal_attention(
     projected,
     attended,

@@ -44,13 +44,14 @@ class Launch:
         signature, hints = dict.fromkeys(kernel.arg_names, "constexpr"), {}
         fixed = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
         for place, value in enumerate(args):
-            if value is None or isinstance(value, int) and value == 1:
+            specialised = isinstance(value, int) and not kernel.params[place].do_not_specialize
+            if value is None or specialised and value == 1:
                 fixed[place,] = value
                 continue
             tensor = isinstance(value, Tensor)
             kind = f"*{NAMES[value.dtype]}" if tensor else {int: "i32", float: "fp32"}[type(value)]
             signature[kernel.arg_names[place]] = kind
-            if tensor or kind == "i32" and value % 16 == 0:
+            if tensor or specialised and value % 16 == 0:
                 hints[place,] = [["tt.divisibility", 16]]
         return cls(kernel, signature, fixed, hints, {"num_warps": warps, "enable_fp_fusion": True})
 
