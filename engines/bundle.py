@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import shutil
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -65,16 +66,23 @@ class Bundle:
             raise UserError(f"{self.root} has no graph {name} (it has: {names}): export the bundle again")
         has = f"has {name} in {', '.join(found)} only"
         if self.root.is_relative_to(user_cache()):  # put together by the package: nothing is to be added there
-            checkpoints, model = files("vexpress_trt.models") / "box" / "checkpoints", self.manifest.model
-            size = f"--image_width {model.image_width} --image_height {model.image_height}"
+            checkpoints = files("vexpress_trt.models") / "box" / "checkpoints"
+            command = self._export_command(str(checkpoints), "box.bundle", precision)
             raise UserError(
-                f"the model in the box {has}: choose that, or make a bundle of your own with `vexpress export "
-                f"--checkpoints {checkpoints} --bundle box.bundle {size} --precision {precision}` and name it with "
-                "--bundle"
+                f"the model in the box {has}: choose that, or make a bundle of your own with `{command}` and name it "
+                "with --bundle"
             )
-        raise UserError(
-            f"{self.root} {has}; add it with "
-            f"`vexpress export --checkpoints DIR --bundle {self.root} --precision {precision}`"
+        raise UserError(f"{self.root} {has}; add it with `{self._export_command('DIR', str(self.root), precision)}`")
+
+    def _export_command(self, checkpoints: str, target: str, precision: str) -> str:
+        """What exports a precision with the settings of this bundle: one of others could not be added to it."""
+        names = ("image_width", "image_height", "context_frames")
+        settings = [word for name in names for word in (f"--{name}", str(getattr(self.manifest.model, name)))]
+        plain = ["--plain"] if self.manifest.provenance.get("form") == "plain" else []
+        return shlex.join(
+            ["vexpress", "export", "--checkpoints", checkpoints, "--bundle", target, "--precision", precision]
+            + settings
+            + plain
         )
 
     def path(self, relative: str) -> Path:

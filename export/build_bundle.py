@@ -205,7 +205,9 @@ def _previous(target: Path, checkpoints: Checkpoints, model: ModelConfig, plain:
     bundle = Bundle.open(target)
     same = bundle.manifest.provenance == _description(checkpoints, plain)["provenance"]
     if not same or bundle.manifest.model != model:
-        difference = "other settings" if same else "other checkpoints or another form"
+        size = f"{bundle.manifest.model.image_width}x{bundle.manifest.model.image_height}"
+        settings = f"other settings ({size}, {bundle.manifest.model.context_frames} frames per window)"
+        difference = settings if same else "other checkpoints or another form"
         raise UserError(f"{target} is a bundle of {difference}: choose another name, or replace it with --force.")
     return bundle
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import onnx
 import pytest
 
 torch = pytest.importorskip("torch")
+from vexpress_trt import cli  # noqa: E402
 from vexpress_trt.engines.bundle import Bundle  # noqa: E402
 from vexpress_trt.engines.engine import load_engine  # noqa: E402
 from vexpress_trt.engines.errors import UserError  # noqa: E402
@@ -161,13 +163,27 @@ def test_a_precision_is_added_without_touching_the_others(
     assert Bundle.open(target).precisions == ("fp16",)
 
 
+@pytest.mark.parametrize("plain", [False, True])
+def test_the_command_that_a_missing_precision_names_adds_it(
+    checkpoints: Checkpoints, other_checkpoints: Path, tmp_path: Path, only_small_graphs: None, plain: bool
+) -> None:
+    target = tmp_path / "a bundle"
+    sizes = {"image_width": 104, "image_height": 72, "context_frames": 8}
+    export_bundle(checkpoints, target, precisions=["fp32"], plain=plain, **sizes)
+    with pytest.raises(UserError) as lacks:
+        Bundle.open(target).graph("kps_guider", "fp16")
+    program, *command = shlex.split(str(lacks.value).split("`")[1].replace("DIR", str(other_checkpoints)))
+    assert program == "vexpress" and cli.main(command) == 0
+    assert Bundle.open(target).precisions == ("fp32", "fp16")
+
+
 def test_a_bundle_with_other_settings_is_not_added_to(
     checkpoints: Checkpoints, tmp_path: Path, only_small_graphs: None
 ) -> None:
     target = tmp_path / "b.bundle"
     export_bundle(checkpoints, target, precisions=["fp32"])
     manifest = (target / "manifest.json").read_bytes()
-    with pytest.raises(UserError, match="other settings"):
+    with pytest.raises(UserError, match=r"other settings \(512x512, 24 frames per window\)"):
         export_bundle(checkpoints, target, precisions=["fp16"], context_frames=12)
     with pytest.raises(UserError, match="other checkpoints"):
         export_bundle(replace(checkpoints, files={}), target, precisions=["fp16"])

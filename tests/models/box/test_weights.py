@@ -60,7 +60,7 @@ def test_a_precision_that_is_not_shipped_is_exported_to_a_bundle_of_the_users_ow
     assert str(bundle.root) not in said
     command = shlex.split(said.split("`")[1])
     assert (Path(command[command.index("--checkpoints") + 1]) / "v-express" / "denoising_unet.bin").is_file()
-    assert command[-6:] == "--image_width 128 --image_height 128 --precision fp16".split()
+    assert command[-8:] == "--precision fp16 --image_width 128 --image_height 128 --context_frames 12".split()
 
 
 def _flip(file: Path) -> None:
