@@ -24,8 +24,9 @@ from torch import Tensor  # noqa: E402
 from vexpress_trt.export.nets.fused import kernels, operations  # noqa: E402
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-# Relative and absolute: a unit in the last place of the dtype, and of float32 sums of a few hundred terms around 10.
-TOLERANCES = {torch.float32: (1e-5, 1e-5), torch.float16: (2**-10, 1e-5), torch.bfloat16: (2**-7, 1e-5)}
+# Relative and absolute: a unit in the last place of the dtype, and of float32 sums of a few hundred terms around 10. A
+# GPU's division may be off by two units: 2e-6 of a mean of 10, times weights of up to 4.
+TOLERANCES = {torch.float32: (1e-5, 2e-5), torch.float16: (2**-10, 1e-5), torch.bfloat16: (2**-7, 1e-5)}
 
 Run = Callable[..., Any]
 
