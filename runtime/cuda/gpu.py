@@ -12,7 +12,7 @@ import numpy as np
 from vexpress_trt.engines.driver import driver
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.runtime.cuda.device import ALIGNMENT, POLL_SECONDS, Device, Event, Shapes
-from vexpress_trt.runtime.cuda.kernels import Kernels
+from vexpress_trt.runtime.cuda.kernels import kernels
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class GpuDevice(Device):
 
     def __init__(self, index: int = 0) -> None:
         """`index`: the GPU's number among the visible ones. Raises UserError where it cannot be used."""
-        self.kernels = Kernels(index)
+        self.kernels = kernels(index)
         self._driver = driver(index)
         self._closed = False
         self._memory: list[int] = []
@@ -148,8 +148,6 @@ class GpuDevice(Device):
                 for one in held:
                     with contextlib.suppress(UserError):
                         free(one)
-        with contextlib.suppress(UserError):
-            self.kernels.close()
 
     def _settled(self, stream: int) -> bool:
         """Wait until the stream's work is done; False where it failed."""

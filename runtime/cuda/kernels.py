@@ -4,6 +4,7 @@ The loop and the decoder behind it use all but `noise`, `rgb_to_nv12` and the sm
 """
 
 import ctypes
+import functools
 
 from vexpress_trt.engines.closing import Closing
 from vexpress_trt.engines.driver import driver
@@ -209,3 +210,12 @@ class Kernels(Closing):
         grid = min(-(-columns // threads), _MOST_COLUMNS), min(rows, _MOST_ROWS), 1
         with self._driver.current():
             self._driver.call("cuLaunchKernel", self._functions[name], *grid, threads, 1, 1, 0, stream, arguments, 0)
+
+
+@functools.cache
+def kernels(gpu: int) -> Kernels:
+    """Those of the GPU of this number, loaded once: captured work refers to them, however long it lives.
+
+    Raises UserError as `Kernels` does.
+    """
+    return Kernels(gpu)

@@ -51,5 +51,5 @@ def stand_in(order: int) -> Iterator[StandIn]:
 
 
 def _left(lines: list[str]) -> list[str]:
-    """Without the contexts: each GPU's stays for as long as the process lives."""
-    return [line for line in lines if "retains" not in line]
+    """Without contexts and kernels: each GPU's stay for as long as the process lives."""
+    return [line for line in lines if "retains" not in line and "modules" not in line]

@@ -215,11 +215,12 @@ def test_a_fault_of_the_gpu_is_told_as_it_was_met_and_nothing_is_left(
     stand_in.recover()
 
 
-def test_the_next_clip_takes_the_streams_of_the_last(stand_in: StandIn) -> None:
+def test_the_next_clip_takes_streams_and_kernels_of_the_last(stand_in: StandIn) -> None:
+    counted = ("cuStreamCreate", "cuModuleLoadData")
     frames_of(stand_in)
-    made = stand_in.count("cuStreamCreate")
+    made = list(map(stand_in.count, counted))
     frames_of(stand_in)
-    assert stand_in.count("cuStreamCreate") == made
+    assert list(map(stand_in.count, counted)) == made
 
 
 def test_too_little_memory_is_a_sentence_and_nothing_is_left(stand_in: StandIn) -> None:
