@@ -66,10 +66,12 @@ def as_markdown(results: list[PartResult], machine: dict[str, Any], setting: Set
     """A table of the figures that matter, one of parts, and below them what each part found."""
     about = [f"{words}{machine[key]}" for key, words in _SHOWN.items() if machine.get(key) is not None]
     names = {result.name for result in results}
-    torch_version = machine.get("packages", {}).get("torch", "none")
+    packages = [f"{name} {version}" for name, version in machine["packages"].items()]
     lines = [
-        f"GPU {', '.join(about)}; torch {torch_version}; Python {machine['python']}; {machine['cores']} cores of "
+        f"GPU {', '.join(about)}; Python {machine['python']}; {machine['cores']} cores of "
         f"{machine['cpu']}{'; quick: small networks only' if setting.quick else ''}",
+        "",
+        f"Packages: {', '.join(packages) or 'none'}",
         "",
         table(
             ("part", "outcome", "s"),

@@ -142,7 +142,7 @@ class Speed:
     def _tell_state(self, exact: Call) -> None:
         """Clocks and temperature while calls are running."""
         if self._device == "cuda":
-            for _ in range(6):
+            for _ in range(12):  # longer than nvidia-smi takes to start
                 exact.captured()
             self._record("gpu_at_work", gpu_state(torch.cuda.get_device_name()))
             torch.cuda.synchronize()

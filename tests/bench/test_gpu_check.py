@@ -48,7 +48,7 @@ from vexpress_trt.runtime.cuda.gpu import GpuBuffer, GpuDevice
 ROOT = Path(__file__).resolve().parent.parent.parent
 MACHINE = {
     "gpu": "Some GPU", "gpu_memory": "9 MiB", "driver": "1.2", "python": "3.12", "cores": 8, "cpu": "Some CPU",
-    "packages": {},
+    "packages": {"torch": "2.11.0", "triton": "3.6.0"},
 }  # fmt: skip
 
 
@@ -292,8 +292,8 @@ def test_the_report_says_machine_outcomes_and_findings() -> None:
         PartResult("clip", 1.0, "Traceback\nValueError: no"),
     ]
     text = as_markdown(results, MACHINE, Setting(ROOT, "cuda"))
-    assert text.startswith("GPU Some GPU, 9 MiB, driver 1.2; torch none; Python 3.12; 8 cores of Some CPU\n")
-    assert "| speed | passed | 12.3 |" in text
+    assert text.startswith("GPU Some GPU, 9 MiB, driver 1.2; Python 3.12; 8 cores of Some CPU\n")
+    assert "| speed | passed | 12.3 |" in text and "Packages: torch 2.11.0, triton 3.6.0\n" in text
     assert "| memory_fp16 | peak_allocated_mib 100.0, share 0.5000 |" in text
     assert "```\nTraceback\nValueError: no\n```" in text
     assert shown(["a", 1]) == "a<br>1"
