@@ -40,7 +40,7 @@ from vexpress_trt.bench.gpu_check.parts import (
 from vexpress_trt.bench.gpu_check.report import as_markdown, describe_gpu, file_name, shown, write_results
 from vexpress_trt.bench.gpu_check.shapes import count_bytes, count_flop
 from vexpress_trt.bench.gpu_check.speed import figures, passes
-from vexpress_trt.bench.gpu_check.waits import counted_driver_calls, is_wait
+from vexpress_trt.bench.gpu_check.waits import counted_driver_calls, is_wait, is_warned_of
 from vexpress_trt.engines.driver import Driver
 from vexpress_trt.engines.gpu import Gpu, GpuStatus, gpu_status
 from vexpress_trt.runtime.cuda.gpu import GpuBuffer, GpuDevice
@@ -215,6 +215,15 @@ def test_ten_seconds_are_the_calls_of_all_windows_and_decoding_behind_the_last()
 )
 def test_a_call_that_lets_the_host_wait_is_known_by_its_name(name: str, waits: bool) -> None:
     assert is_wait(name) == waits
+
+
+def test_torchs_warning_of_a_wait_is_told_from_the_one_of_its_mode() -> None:
+    assert is_warned_of(
+        "called a synchronizing CUDA operation (Triggered internally at c10/cuda/CUDAFunctions.cpp:262.)"
+    )
+    assert not is_warned_of(
+        "Synchronization debug mode is a prototype feature and does not yet detect all synchronizing"
+    )
 
 
 def test_what_the_loop_asks_of_the_driver_is_counted_by_name() -> None:
