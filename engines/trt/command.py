@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from vexpress_trt.engines.precision import PRECISIONS
+from vexpress_trt.engines.trt.host_code import TRUST_VARIABLE
 from vexpress_trt.engines.trt.size_flags import SIZE_FLAGS, Range, SizeFlag
 
 BACKENDS = ("tensorrt", "tensorrt-rtx")
@@ -49,7 +50,11 @@ def add_commands(add: AddCommand) -> None:
     parser.add_argument("--builds", type=int, default=1, metavar="N", help="keep the fastest of N, where they differ")
     parser.add_argument("--timing_cache", type=Path, metavar="DIR", help="where measurements are kept (full TensorRT)")
     parser.add_argument("--optimization_level", type=int, choices=range(6), help="default: the builder's")
-    parser.add_argument("--version_compatible", action="store_true", help="for later TensorRT versions as well")
+    parser.add_argument(
+        "--version_compatible",
+        action="store_true",
+        help=f"for later TensorRT versions as well; the engines bring native code and run with {TRUST_VARIABLE}=1 only",
+    )
     parser.add_argument("--hardware_compatible", action="store_true", help="for all GPUs from Ampere on")
     parser.add_argument("--weight_streaming", action="store_true", help="weights may stay in the host's memory")
     parser.add_argument("--force", action="store_true", help="build again what is there")

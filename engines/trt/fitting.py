@@ -10,6 +10,7 @@ from vexpress_trt.engines.call_sizes import WHOLE_AUDIO_SECONDS, ClipSizes
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.manifest import GraphSpec
 from vexpress_trt.engines.trt.flavour import TensorRt, load_tensorrt
+from vexpress_trt.engines.trt.host_code import distrust
 from vexpress_trt.engines.trt.key import EngineKey
 from vexpress_trt.engines.trt.preflight import targets_here
 from vexpress_trt.engines.trt.profile import Profile, ProfileSettings
@@ -61,10 +62,11 @@ def fitting_plans(
     Those of the narrowest ranges come first, so static ones before all; of equals the ones of this version and GPU.
 
     Raises UserError where there is none, with what differs in the one that comes nearest, and the command that builds
-    what is wanted.
+    what is wanted; where one would fit that is not trusted, with what lets it run.
     """
     store, words = EngineStore(bundle), SizeWords(bundle.manifest.model)
     found: list[tuple[StoredEngine, Profile]] = []
+    distrusted = ""
     others: list[tuple[tuple[int, bool], str, StoredEngine]] = []  # (how near, what differs, engine)
     for stored in store.all():
         key = stored.sidecar.key if stored.sidecar else None
@@ -77,8 +79,12 @@ def fitting_plans(
         if reason := stored.problem or precision or unfit or size:
             near = sum(not part for part in (stored.problem, precision, unfit)), not size
             others.append((near, reason, stored))
+        elif reason := distrust(key.options):
+            distrusted = f"{stored.plan}: {reason}"
         else:
             found.append((stored, profile))
+    if not found and distrusted:
+        raise UserError(distrusted)
     if not found:
         nearest = max(others, key=lambda other: other[0], default=None)
         there = "" if nearest is None else f" ({nearest[2].plan.relative_to(bundle.root)}: {nearest[1]})"

@@ -12,6 +12,7 @@ from vexpress_trt.engines.manifest import GraphSpec
 from vexpress_trt.engines.trt.bindings import check_loaded
 from vexpress_trt.engines.trt.builder import reason_of, shared_log, started
 from vexpress_trt.engines.trt.flavour import TensorRt
+from vexpress_trt.engines.trt.host_code import brings_host_code
 from vexpress_trt.engines.trt.profile import Profile
 from vexpress_trt.engines.trt.size_flags import smaller
 from vexpress_trt.engines.trt.store import StoredEngine
@@ -186,8 +187,8 @@ def deserialised(tensorrt: TensorRt, data: Any, options: tuple[str, ...], log: A
     Raises UserError where TensorRT does not start.
     """
     runtime = started(tensorrt, tensorrt.module.Runtime, log)
-    if "version_compatible" in options:
-        runtime.engine_host_code_allowed = True  # such a plan brings the code of the version that built it
+    if brings_host_code(options):
+        runtime.engine_host_code_allowed = True
     return runtime, runtime.deserialize_cuda_engine(data)
 
 

@@ -256,11 +256,28 @@ def test_what_does_not_fit_is_not_deserialised_and_told(bundle, flavoured, chang
         {"target": "sm80", "options": ("hardware_compatible",)},
     ],
 )
-def test_compatible_engines_run_beyond_what_built_them(bundle, flavoured, gpu, example, changes: dict) -> None:
+def test_compatible_engines_run_beyond_what_built_them(
+    bundle, flavoured, gpu, example, changes: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VEXPRESS_TRUST_ENGINES", "1")
     store_plan(bundle, flavoured, "vae_decoder", settings=SMALL, **changes)
     one = example(count=1)
     with load(bundle, flavoured) as engine:
         np.testing.assert_allclose(engine.run(**one.inputs)["image"], one.image, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("trust", [None, "", "0"])
+def test_an_engine_that_brings_native_code_is_not_deserialised_unless_trusted(
+    bundle, flavoured, trust: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if trust is None:
+        monkeypatch.delenv("VEXPRESS_TRUST_ENGINES", raising=False)
+    else:
+        monkeypatch.setenv("VEXPRESS_TRUST_ENGINES", trust)
+    store_plan(bundle, flavoured, "vae_decoder", options=("version_compatible",))
+    with pytest.raises(UserError, match="plan: this engine brings native code: set VEXPRESS_TRUST_ENGINES=1 to let"):
+        load(bundle, flavoured)
+    assert fake_tensorrt.Runtime.deserialised == []
 
 
 def test_a_bundle_without_engines_names_the_command(bundle: Bundle, flavoured: TensorRt) -> None:

@@ -214,7 +214,10 @@ def test_a_damaged_engine_is_built_again_for_the_range_it_had(
         {"target": "sm80", "options": ("hardware_compatible",)},
     ],
 )
-def test_engines_of_this_version_and_gpu_come_before_compatible_ones(bundle: Bundle, gpu, compatible: dict) -> None:
+def test_engines_of_this_version_and_gpu_come_before_compatible_ones(
+    bundle: Bundle, gpu, compatible: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VEXPRESS_TRUST_ENGINES", "1")
     other = store_plan(bundle, FULL, "vae_decoder", **compatible)
     own = store_plan(bundle, FULL, "vae_decoder", options=compatible["options"])
     found = fitting_plans(bundle, Here(FULL, "sm89"), bundle.graph("vae_decoder", "fp32"))
