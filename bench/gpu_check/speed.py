@@ -76,8 +76,10 @@ class Speed:
                 unfused.captured()
                 contenders[UNFUSED] = unfused.captured
                 self._record("memory_unfused", unfused.memory())
-                self._tell_kernels("kernels_unfused", unfused)
             self._tell_times(contenders, ceiling, before, precision)
+            with self._faults.of("attention, unfused"):
+                if UNFUSED in contenders:
+                    self._tell_kernels("kernels_unfused", unfused)
             exact = stack.enter_context(Call(*self._given, precision))
             contenders |= self._begun(exact, precision)
             with self._faults.of(TRIED):
