@@ -66,7 +66,7 @@ class OnnxRuntimeDeviceEngine(Engine, DeviceEngine):
         if provider not in onnxruntime.get_available_providers():
             raise UserError(
                 f"onnxruntime {onnxruntime.__version__} is built without CUDA: `pip uninstall onnxruntime` and `pip "
-                "install onnxruntime-gpu`, or choose --backend torch"
+                "install 'onnxruntime-gpu[cuda,cudnn]'`, or choose --backend torch"
             )
         if provider == CUDA:
             _load_libraries()

@@ -312,7 +312,7 @@ def _onnxruntime_cuda(devices: tuple[str, ...], missing: str) -> BackendStatus:
     if missing:
         return BackendStatus(name, False, version, (), missing, "")
     if version is None:
-        hint = "pip uninstall onnxruntime && pip install onnxruntime-gpu"
+        hint = "pip uninstall onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'"
         return BackendStatus(name, False, None, devices, "onnxruntime-gpu is not installed", hint)
     if package_version("cuda-bindings") is None:
         hint = "pip install 'vexpress-trt[cuda]'"
