@@ -157,7 +157,7 @@ def test_cudas_libraries_are_loaded_once_and_standard_output_stays_clean(
 
 @pytest.mark.skipif(CUDA in onnxruntime.get_available_providers(), reason="this onnxruntime has CUDA")
 def test_a_package_without_cuda_is_named(bundle: Bundle) -> None:
-    with pytest.raises(UserError, match="is built without CUDA: .*pip install onnxruntime-gpu"):
+    with pytest.raises(UserError, match=r"is built without CUDA: .*pip install 'onnxruntime-gpu\[cuda,cudnn\]'"):
         load(bundle, provider=CUDA)
 
 
