@@ -125,6 +125,7 @@ def _export_triton(args: argparse.Namespace) -> int:
         engines=args.engines,
         force=args.force,
     )
+    print(f"wrote {args.repository}")
     return 0
 
 

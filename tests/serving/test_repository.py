@@ -91,6 +91,7 @@ def test_an_existing_folder_is_replaced_only_when_told(bundle: Path, tmp_path: P
     assert "--force" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
     assert main(["export-triton", str(bundle), str(tmp_path), "--force"]) == 0
+    assert capsys.readouterr().out == f"wrote {tmp_path}\n"
     assert not (tmp_path / "kept").exists()
 
 
