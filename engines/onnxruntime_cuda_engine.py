@@ -4,6 +4,7 @@ import contextlib
 import functools
 import logging
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ from vexpress_trt.engines.onnxruntime_engine import open_session, require_own_pr
 log = logging.getLogger("vexpress")
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+_LOADING = threading.Lock()  # a clip loads engines on two threads, which have one standard output
 _LIBRARIES = (
     "mostly for lack of the CUDA or cuDNN libraries of its version (`pip install 'onnxruntime-gpu[cuda,cudnn]'`); see "
     "its own message above, or choose --backend torch"
@@ -69,7 +71,8 @@ class OnnxRuntimeDeviceEngine(Engine, DeviceEngine):
                 "install 'onnxruntime-gpu[cuda,cudnn]'`, or choose --backend torch"
             )
         if provider == CUDA:
-            _load_libraries()
+            with _LOADING:
+                _load_libraries()
         self.backend = backend
         self._bundle = bundle
         self._threads = threads or usable_cores()

@@ -1,7 +1,10 @@
 """onnxruntime under the device's loop; here its CPU provider stands for the GPU, on NumPy buffers."""
 
 import re
+import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +156,26 @@ def test_cudas_libraries_are_loaded_once_and_standard_output_stays_clean(
     for provider in (CPU, CUDA, CUDA):
         load(bundle, provider=provider).close()
     assert capsys.readouterr() == ("", "Failed to load libcudnn.so.9\n")
+
+
+def test_engines_that_load_side_by_side_leave_standard_output_as_it_is(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def slow() -> None:
+        calls.append(sys.stdout)
+        time.sleep(0.1 * len(calls))  # who begins last ends last
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    monkeypatch.setattr(onnxruntime, "preload_dlls", slow)
+    module._load_libraries.cache_clear()
+    before = sys.stdout
+    with ThreadPoolExecutor(2) as threads:
+        for engine in threads.map(lambda _: load(bundle, provider=CUDA), range(2)):
+            engine.close()
+    assert sys.stdout is before
+    assert len(calls) == 1
 
 
 @pytest.mark.skipif(CUDA in onnxruntime.get_available_providers(), reason="this onnxruntime has CUDA")
