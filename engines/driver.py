@@ -14,7 +14,7 @@ from vexpress_trt.engines.errors import UserError
 _NON_BLOCKING = 1  # CUstream_flags: the stream does not wait for the legacy default stream
 _NO_TIMING = 2  # CUevent_flags
 # After these a process gets the same error from every call (the descriptions of CUresult in cuda.h).
-_LASTING = {226, 700, 702, 714, 715, 716, 717, 718, 719, 721, 810}
+_LASTING = {226, 700, 702, 710, 714, 715, 716, 717, 718, 719, 721, 810, 911}
 
 
 class Driver:

@@ -136,7 +136,7 @@ class GpuDevice(Device):
             return
         self._closed = True
         gpu = self._driver
-        with gpu.current():
+        with contextlib.suppress(UserError), gpu.current():
             gone = [stream for stream in self._streams if not self._settled(stream)]
             gpu.idle_streams += (stream for stream in self._streams if stream not in gone)
             for free, held in (
