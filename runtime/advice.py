@@ -92,6 +92,13 @@ def distant_pose(points: np.ndarray, reference: np.ndarray, strategy: str) -> st
     return None
 
 
+def unused_track(strategy: str, *, track: bool) -> str | None:
+    """A key-point track beside a strategy that does not follow one."""
+    if track and strategy == "fix_face":
+        return "--kps_path is not used: --retarget_strategy fix_face keeps the portrait's pose"
+    return None
+
+
 def short_memory(needed: int, available: int, *, save_gpu_memory: bool) -> str | None:
     """A clip that needs about `needed` bytes where `available` are free."""
     if needed < _MEMORY_SHARE * available:

@@ -66,6 +66,7 @@ def _advise(
     lines = [
         advice.blurred_portrait(portrait.original),
         advice.doubtful_audio(measure(audio.waveform.read(0, MEASURED_SECONDS * SAMPLE_RATE))),
+        advice.unused_track(request.strategy, track=request.kps_path is not None),
         advice.unusual_weights(request.reference_attention_weight, request.audio_attention_weight),
         advice.unusual_fps(request.fps),
         advice.long_audio(audio.duration, upstream=request.upstream, save_gpu_memory=request.save_gpu_memory),

@@ -137,6 +137,14 @@ def test_place_and_size_far_from_the_portraits_name_naive_retarget():
     assert advice.distant_pose(track(FRONTAL + 10), FRONTAL, "no_retarget") is None
 
 
+def test_a_track_that_is_not_followed():
+    assert advice.unused_track("fix_face", track=True) == (
+        "--kps_path is not used: --retarget_strategy fix_face keeps the portrait's pose"
+    )
+    assert advice.unused_track("fix_face", track=False) is None
+    assert advice.unused_track("offset_retarget", track=True) is None
+
+
 def test_short_memory():
     assert advice.short_memory(4 * GIB, 8 * GIB, save_gpu_memory=False) is None
     assert "needs about 10.0 GiB and 8.0 GiB are free: --save_gpu_memory" in advice.short_memory(
