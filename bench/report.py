@@ -75,8 +75,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as problem:
+        reason = problem.strerror.lower() if isinstance(problem, OSError) else problem
         raise UserError(
-            f"{path} is not a readable result ({problem}): make one with `vexpress bench ... --json`"
+            f"{path} is not a readable result ({reason}): make one with `vexpress bench ... --json`"
         ) from None
     if not isinstance(document, dict) or "kind" not in document:
         raise UserError(f"{path} is no result of this version of `vexpress bench`: measure again with --json")
