@@ -349,6 +349,15 @@ def test_what_rtx_compiled_is_kept_beside_the_plan(bundle: Bundle, gpu: HostDriv
     assert cache.read_bytes() == b"compiled for this GPU"
 
 
+def test_where_rtx_gives_nothing_to_keep_the_file_stays_as_it_was(bundle: Bundle, gpu: HostDriver, monkeypatch) -> None:
+    tensorrt = TensorRt(RTX, fake_tensorrt, "11.4")
+    cache = store_plan(bundle, tensorrt, "vae_decoder").with_suffix(".jit")
+    cache.write_bytes(b"compiled for this GPU")
+    monkeypatch.setattr(fake_tensorrt.IRuntimeCache, "serialize", lambda self: None)
+    load(bundle, tensorrt).close()
+    assert cache.read_bytes() == b"compiled for this GPU" and not gpu.memory
+
+
 def test_full_tensorrt_needs_no_such_cache(bundle: Bundle, gpu: HostDriver) -> None:
     path = store_plan(bundle, TensorRt(TENSORRT, fake_tensorrt, "11.4"), "vae_decoder")
     load(bundle, TensorRt(TENSORRT, fake_tensorrt, "11.4")).close()

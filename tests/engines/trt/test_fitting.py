@@ -125,8 +125,9 @@ def test_what_differs_is_told_of_the_engine_that_comes_nearest(bundle: Bundle, g
 def test_an_engine_of_another_version_or_gpu_is_built_again_for_the_sizes_it_had(
     bundle: Bundle, command: str, settings: ProfileSettings, flags: str, old: dict[str, str]
 ) -> None:
-    store_plan(bundle, FULL, "vae_decoder", settings=ProfileSettings(image_width=256), **old)
-    store_plan(bundle, FULL, "vae_decoder", settings=settings, **old)
+    too_wide = [ProfileSettings(kind, 256) for kind in ("dynamic", "static")]  # one sorts before the others, one behind
+    for each in (settings, *too_wide):
+        store_plan(bundle, FULL, "vae_decoder", settings=each, **old)
     longer = replace(WIDER, window=32)  # which the decoder does not see; the denoisers are built by the same command
     for clip, further in ((WIDER, ""), (longer, " --context_frames 32")):
         with pytest.raises(UserError) as refusal:

@@ -15,7 +15,7 @@ from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.trt import build as build_module
 from vexpress_trt.engines.trt import timing, timing_cache, working_memory
 from vexpress_trt.engines.trt.build import BuildSettings, build_engines
-from vexpress_trt.engines.trt.builder import Build, BuildOptions, Plan
+from vexpress_trt.engines.trt.builder import Build, BuildOptions, Plan, shared_log
 from vexpress_trt.engines.trt.flavour import RTX, TENSORRT, TensorRt
 from vexpress_trt.engines.trt.foresight import Need
 from vexpress_trt.engines.trt.key import Sidecar
@@ -174,6 +174,21 @@ def test_a_place_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
     config = SimpleNamespace(get_timing_cache=lambda: None)
     with pytest.raises(UserError, match="cannot write .*x.timing .*: name another folder with --timing_cache"):
         TimingCache(tmp_path / "file" / "x.timing").keep(config)
+
+
+def test_timings_that_do_not_fit_are_not_called_the_reason_of_a_failure(
+    bundle: Bundle, flavoured: TensorRt, tmp_path: Path, monkeypatch
+) -> None:
+    def complain(line: str) -> None:
+        shared_log(fake_tensorrt).log(fake_tensorrt.ILogger.ERROR, line)
+
+    monkeypatch.setattr(TimingCache, "attach", lambda self, config: complain("timings of another GPU"))
+    monkeypatch.setattr(fake_tensorrt.Builder, "build_serialized_network", lambda *about: complain("no room"))
+    spec = bundle.graph("vae_decoder", "fp32")
+    profile = ProfileSettings().of(spec, bundle.manifest.model)
+    build = Build(flavoured, timing_cache=TimingCache(tmp_path / "x.timing"))
+    with pytest.raises(UserError, match="could not build vae_decoder: no room$"):
+        build.run(bundle.path(spec.path), spec, profile, BuildOptions())
 
 
 def test_rtx_has_no_use_for_either(rtx: TensorRt, bundle: Bundle, tmp_path: Path) -> None:
