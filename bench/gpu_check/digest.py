@@ -9,7 +9,6 @@ from vexpress_trt.bench.report import table
 
 Found = dict[str, Any]
 _LONGEST_ERROR = 400
-_MOST_KINDS = 8
 
 
 def last_words(results: list[PartResult]) -> str:
@@ -44,7 +43,7 @@ def kinds_table(results: list[PartResult]) -> str:
         "compiled": found.get("compiled", {}).get("kernels"),
     }
     kinds = {form: kernels["kinds"] for form, kernels in forms.items() if kernels}
-    names = list(dict.fromkeys(name for one in kinds.values() for name in one))[:_MOST_KINDS]
+    names = list(dict.fromkeys(name for one in kinds.values() for name in one))
     rows = [(name, *(_kind(one.get(name)) for one in kinds.values())) for name in names]
     total = ("together", *(f"{number(forms[form]['total_ms'], 4)} ms" for form in kinds))
     return table(("kernels of a call", *kinds), [*rows, total]) if rows else ""

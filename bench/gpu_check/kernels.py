@@ -31,7 +31,7 @@ def check(setting: Setting, record: Record) -> None:
     command = [sys.executable, "-m", "pytest", *tests, "-m", "gpu", "-v", "-p", "no:cacheprovider", "--durations=8"]
     counts, failed = dict.fromkeys(OUTCOMES.values(), 0), []
     with subprocess.Popen(
-        [*command, "--tb=short", "-o", "timeout=60"],
+        [*command, "--continue-on-collection-errors", "--tb=short", "-o", "timeout=60"],
         cwd=setting.repository,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
@@ -40,12 +40,13 @@ def check(setting: Setting, record: Record) -> None:
     ) as pytest:
         for test, outcome in outcomes(said_aloud(pytest.stdout)):
             counts[OUTCOMES[outcome]] += 1
-            failed += [f"{test} {outcome}"] if outcome in ("FAILED", "ERROR") else []
             record("tests", counts)
-    if pytest.returncode not in (0, 5) and not failed:
-        raise CheckFailed(f"pytest ended with {pytest.returncode}: see the part's log")
+            if outcome in ("FAILED", "ERROR"):
+                failed.append(f"{test} {outcome}")
+                record("failed_in_file", Counter(re.split("::| ", test)[0] for test in failed))
+    if pytest.returncode not in ((1,) if failed else (0, 5)):
+        failed.insert(0, f"pytest ended with {pytest.returncode}: see the part's log")
     if failed:
-        record("failed_in_file", Counter(test.split("::")[0] for test in failed))
         raise CheckFailed("\n".join(failed[:MOST_NAMED]))
     if setting.device == "cuda" and not counts["passed"]:
         raise CheckFailed(f"no test ran: pytest ended with {pytest.returncode}")

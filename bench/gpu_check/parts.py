@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from time import perf_counter, sleep
@@ -31,7 +31,7 @@ class Part:
     asked_by: str = ""
 
 
-# In the order of what a run that is cut short can do without. Much of the time is Triton's, which compiles the
+# What a run that is cut short can least do without comes first. Much of the time is Triton's, which compiles the
 # denoiser's kernels on one core for every size and type that it has not met before on a machine.
 PARTS = {
     "kernels": Part("kernels", 170, 120, beside=True),
@@ -73,6 +73,7 @@ class Faults:
         except Skipped:
             raise
         except CheckFailed as problem:
+            print(f"{name}: {problem}", flush=True)  # for where the part does not come to tell
             self.found.append(f"{name}: {problem}")
         except Exception as problem:
             traceback.print_exc()
@@ -200,10 +201,13 @@ class _Process:
             self._process.wait()
 
     def result(self) -> PartResult:
+        """What it found; the last words of one that was ended tell where it was."""
         found = json.loads(self._out.read_text(encoding="utf-8")) if self._out.is_file() else {}
-        wrong, error = found.pop(WRONG, ""), self._error
-        if self._process.returncode and not error:
-            error = wrong or _last_lines(self._words) or f"exit status {self._process.returncode}"
+        wrong, error, words = found.pop(WRONG, ""), self._error, _last_lines(self._words)
+        if error:
+            error = f"{words}\n{error}".lstrip()
+        elif self._process.returncode:
+            error = wrong or words or f"exit status {self._process.returncode}"
         return PartResult(self.name, self._seconds, error, found)
 
 
@@ -214,16 +218,6 @@ def part_main(name: str, setting: Setting, folder: Path) -> None:
 
         torch.set_num_threads(1)
     run_part(name, setting, folder / f"{name}.json")
-
-
-def as_document(results: list[PartResult], machine: dict[str, Any], setting: Setting) -> dict[str, Any]:
-    """What is written as JSON."""
-    return {
-        "kind": "gpu_check",
-        "machine": machine,
-        "quick": setting.quick,
-        "parts": [asdict(result) for result in results],
-    }
 
 
 def _plain(value: Any) -> Any:

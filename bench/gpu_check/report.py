@@ -3,11 +3,12 @@
 import json
 import re
 import traceback
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from vexpress_trt.bench.gpu_check.digest import figures_table, kinds_table
-from vexpress_trt.bench.gpu_check.parts import PARTS, Part, PartResult, Setting, as_document
+from vexpress_trt.bench.gpu_check.parts import PARTS, Part, PartResult, Setting
 from vexpress_trt.bench.gpu_check.surroundings import ask_nvidia_smi, gpu_state
 from vexpress_trt.bench.machine import describe_machine
 from vexpress_trt.bench.report import number, table
@@ -57,13 +58,23 @@ def write_results(results: list[PartResult], machine: dict[str, Any], setting: S
     return path
 
 
+def as_document(results: list[PartResult], machine: dict[str, Any], setting: Setting) -> dict[str, Any]:
+    """What is written as JSON."""
+    return {
+        "kind": "gpu_check",
+        "machine": machine,
+        "quick": setting.quick,
+        "parts": [asdict(result) for result in results],
+    }
+
+
 def file_name(gpu: str) -> str:
     """A GPU's name as a part of a file's: "NVIDIA GeForce RTX 4090" -> "geforce_rtx_4090"."""
     return re.sub(r"[^a-z0-9]+", "_", gpu.lower().removeprefix("nvidia ")).strip("_")
 
 
 def as_markdown(results: list[PartResult], machine: dict[str, Any], setting: Setting) -> str:
-    """A table of the figures that matter, one of parts, and below them what each part found."""
+    """The machine, a table of parts, those of the figures that matter, and below them what each part found."""
     about = [f"{words}{machine[key]}" for key, words in _SHOWN.items() if machine.get(key) is not None]
     names = {result.name for result in results}
     packages = [f"{name} {version}" for name, version in machine["packages"].items()]
