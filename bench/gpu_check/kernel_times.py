@@ -45,7 +45,7 @@ def kind_of(kernel: str) -> str:
 def by_kind(kernels: Iterable[Kernel], flop: dict[str, int]) -> dict[str, dict[str, float]]:
     """{kind: milliseconds, launches, share of the whole and, of those that `flop` counts, TFLOP/s}, the longest first.
 
-    Attention's rate is a lower bound where the one over frames is a kernel of its own.
+    Attention's rate is an upper bound where the one over frames, which is counted with it, is a kernel of its own.
     """
     kinds: dict[str, dict[str, float]] = {}
     for name, ms, count in kernels:
