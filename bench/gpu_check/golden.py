@@ -24,6 +24,8 @@ from vexpress_trt.export.nets.reference import Reference
 from vexpress_trt.export.tensor_files import read_tensors
 
 FOLDER = Path("tests/golden")
+Expected = tuple[Any, np.ndarray]
+Case = tuple[nn.Module, list[Any], list[Expected]]
 TOLERANCE = {"rtol": 1e-3, "atol": 2e-4}  # ten times the CPU's: sums are added in another order, of other sizes
 
 
@@ -44,7 +46,7 @@ def check(setting: Setting, record: Record) -> None:
     faults.tell()
 
 
-def compared(module: nn.Module, inputs: list[Any], expected: "list[Expected]", device: str) -> dict[str, Any]:
+def compared(module: nn.Module, inputs: list[Any], expected: list[Expected], device: str) -> dict[str, Any]:
     """How a module's outputs differ from what is expected, and those in half precision from those in FP32."""
     exact = [tensor.float().cpu().numpy() for tensor in outputs(module, inputs, "fp32", device)]
     pairs = [(mine[where], wanted) for mine, (where, wanted) in zip(exact, expected, strict=False)]
@@ -58,10 +60,6 @@ def compared(module: nn.Module, inputs: list[Any], expected: "list[Expected]", d
         rough = [tensor.float().cpu().numpy() for tensor in outputs(module, inputs, precision, device)]
         found[f"{precision}_snr_db"] = min(signal_to_noise(a, b) for a, b in zip(exact, rough, strict=True))
     return found
-
-
-Expected = tuple[Any, np.ndarray]
-Case = tuple[nn.Module, list[Any], list[Expected]]
 
 
 class Cases:
