@@ -84,7 +84,9 @@ def test_what_cannot_be_drawn_is_a_sentence(tmp_path: Path, capsys, monkeypatch:
 
     assert "plots exist of compare and stages" in refusal(_written(tmp_path, a=HEAD | {"kind": "sweep"}))
     assert "let the name end in .png" in refusal(_written(tmp_path, a=COMPARE), "x.jpg")
-    assert "none.json is not a readable result (no such file or directory): make one" in refusal([str(tmp_path / "none.json")])
+    assert "none.json is not a readable result (no such file or directory): make one" in refusal(
+        [str(tmp_path / "none.json")]
+    )
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert "plots need matplotlib: install it with" in refusal(_written(tmp_path, a=COMPARE))
     assert not (tmp_path / "x.png").exists()
