@@ -95,14 +95,16 @@ class Generation:
         there = on_gpu and self.request.dump_tensors is None  # what is dumped has to come to the host
         if there and not self.request.save_gpu_memory:
             frames = self._latents(engines, workspace, dump, decoded=True)
-            return (image for _, image in pipeline.behind(frames, ahead=window))
+            return (image for _, image in pipeline.behind(frames, ahead=window, kind="denoise"))
         latents = workspace.spool(self._latents(engines, workspace, dump), self.clip.length)
         if on_gpu:  # on a CPU, two engines at a time only take cores from one another
-            latents = pipeline.behind(latents, ahead=window)
+            latents = pipeline.behind(latents, ahead=window, kind="denoise")
         if there:
-            return pipeline.behind(self._decoded_on_gpu(engines, latents), ahead=FRAMES_AHEAD)
+            frames = self._decoded_on_gpu(engines, latents)
+            return pipeline.behind(frames, ahead=FRAMES_AHEAD, kind="decode")
         images = dump.images(decode(engines, latents, self.watch))
-        return pipeline.behind(filtered(quantised(pipeline.behind(images, ahead=IMAGES_AHEAD))), ahead=FRAMES_AHEAD)
+        images = pipeline.behind(images, ahead=IMAGES_AHEAD, kind="decode")
+        return pipeline.behind(filtered(quantised(images)), ahead=FRAMES_AHEAD, kind="finish")
 
     def _decoded_on_gpu(self, engines: EngineLoader, latents: Iterator[tuple[int, np.ndarray]]) -> Iterator[np.ndarray]:
         """Frames of latents that were spooled; the decoder is loaded when the first one is there."""

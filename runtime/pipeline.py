@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from vexpress_trt.runtime import lasting_threads
+
 Item = TypeVar("Item")
 POLL_SECONDS = 0.5
 
@@ -14,8 +16,9 @@ class Pipeline:
     """Runs iterators on threads, each a bounded number of items ahead of whoever takes from it.
 
     Use as a context manager. When the block ends, by an exception, Ctrl-C or in good order, every thread is told to
-    stop, `cancel` is called so that work in progress ends early, and all threads have ended before the block is left.
-    An exception in one stage is raised, as it is, where its items are taken, and so passes down to the block.
+    stop, `cancel` is called so that work in progress ends early, and all of it has ended before the block is left. The
+    threads themselves stay for the next pipeline (`lasting_threads`). An exception in one stage is raised, as it is,
+    where its items are taken, and so passes down to the block.
     """
 
     def __init__(self, cancel: Callable[[], None] = lambda: None) -> None:
@@ -24,21 +27,23 @@ class Pipeline:
         self._stopping = False
         self._running = 0
 
-    def behind(self, items: Iterable[Item], *, ahead: int) -> Iterator[Item]:
-        """The same items, made on a thread that starts now; at most `ahead` of them wait to be taken."""
+    def behind(self, items: Iterable[Item], *, ahead: int, kind: str) -> Iterator[Item]:
+        """The same items, made from now on by a thread that makes such of this `kind`; at most `ahead` of them wait to
+        be taken."""
         queue: deque[tuple[Any, BaseException | None]] = deque()
-        with self._changed:
-            threading.Thread(target=self._work, args=(queue, items, ahead), daemon=True).start()
-            self._running += 1
+        lasting_threads.start(kind, lambda: self._work(queue, items, ahead), self._ended)
         return self._taken(queue)
 
-    def _work(self, *stage: Any) -> None:
-        try:
-            self._fill(*stage)
-        finally:
-            with self._changed:
-                self._running -= 1
-                self._changed.notify_all()
+    def _work(self, queue: deque, items: Iterable[Item], ahead: int) -> None:
+        with self._changed:
+            self._running += 1
+            late = self._stopping  # the block may have been left already
+        self._fill(queue, () if late else items, ahead)
+
+    def _ended(self) -> None:
+        with self._changed:
+            self._running -= 1
+            self._changed.notify_all()
 
     def _fill(self, queue: deque, items: Iterable[Item], ahead: int) -> None:
         end: BaseException = _End()

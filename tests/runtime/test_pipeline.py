@@ -1,20 +1,31 @@
-"""Stages on threads: the same items in order, never far ahead, one cause of failure, and no thread left behind."""
+"""Stages on threads: the same items in order, never far ahead, one cause of failure, and no work left behind."""
 
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from vexpress_trt.runtime import lasting_threads
 from vexpress_trt.runtime.pipeline import Pipeline
 
 
 @pytest.fixture(autouse=True)
-def no_thread_left() -> Iterator[None]:
-    before = threading.active_count()
+def nothing_left_at_work(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    start, at_work = lasting_threads.start, []
+
+    def watched(kind: str, work: Callable[[], None], ended: Callable[[], None]) -> None:
+        def end() -> None:
+            at_work.remove(work)
+            ended()
+
+        at_work.append(work)
+        start(kind, work, end)
+
+    monkeypatch.setattr(lasting_threads, "start", watched)
     yield
-    assert threading.active_count() == before
+    assert at_work == []
 
 
 def counting(stop: int, made: list[int] | None = None) -> Iterator[int]:
@@ -26,21 +37,21 @@ def counting(stop: int, made: list[int] | None = None) -> Iterator[int]:
 
 def test_the_same_items_in_the_same_order_through_many_stages() -> None:
     with Pipeline() as pipeline:
-        items = pipeline.behind(counting(200), ahead=2)
-        items = pipeline.behind((item + 1 for item in items), ahead=1)
-        items = pipeline.behind((item * 2 for item in items), ahead=3)
+        items = pipeline.behind(counting(200), ahead=2, kind="test")
+        items = pipeline.behind((item + 1 for item in items), ahead=1, kind="test")
+        items = pipeline.behind((item * 2 for item in items), ahead=3, kind="test")
         assert list(items) == [2 * (number + 1) for number in range(200)]
 
 
 def test_an_empty_stage_ends_at_once() -> None:
     with Pipeline() as pipeline:
-        assert list(pipeline.behind([], ahead=1)) == []
+        assert list(pipeline.behind([], ahead=1, kind="test")) == []
 
 
 def test_a_stage_works_ahead_but_never_further_than_asked() -> None:
     made: list[int] = []
     with Pipeline() as pipeline:
-        items = pipeline.behind(counting(100, made), ahead=3)
+        items = pipeline.behind(counting(100, made), ahead=3, kind="test")
         for taken, _ in enumerate(items, 1):
             limit = taken + 3 + 1  # three wait, one is in the hand that waits to put it down
             deadline = time.monotonic() + 5
@@ -61,7 +72,7 @@ def test_the_cause_of_a_failure_is_what_the_block_sees(stages: int) -> None:
     with pytest.raises(ValueError) as caught, Pipeline() as pipeline:
         items = failing()
         for _ in range(stages):
-            items = pipeline.behind(items, ahead=2)
+            items = pipeline.behind(items, ahead=2, kind="test")
         for item in items:
             taken.append(item)
     assert caught.value is cause
@@ -80,10 +91,21 @@ def test_leaving_the_block_stops_a_stage_that_waits_and_one_that_works() -> None
             cleaned.append(threading.current_thread())
 
     with Pipeline(cancel=interrupted.set) as pipeline:
-        items = pipeline.behind(working(), ahead=1)
-        items = pipeline.behind(items, ahead=1)
+        items = pipeline.behind(working(), ahead=1, kind="test")
+        items = pipeline.behind(items, ahead=1, kind="test")
         assert next(items) == 1
     assert cleaned and cleaned[0] is not threading.main_thread()
+
+
+def test_a_stage_that_had_not_begun_when_the_block_was_left_makes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    late: list[Callable[[], None]] = []
+    monkeypatch.setattr(lasting_threads, "start", lambda kind, work, ended: late.extend((work, ended)))
+    made: list[int] = []
+    with Pipeline() as pipeline:
+        pipeline.behind(counting(3, made), ahead=1, kind="test")
+    for step in late:
+        step()
+    assert made == []
 
 
 def test_ctrl_c_reaches_a_block_that_waits_for_its_first_item() -> None:
@@ -96,6 +118,6 @@ def test_ctrl_c_reaches_a_block_that_waits_for_its_first_item() -> None:
     began = time.monotonic()
     threading.Timer(0.2, signal.raise_signal, [signal.SIGINT]).start()
     with pytest.raises(KeyboardInterrupt), Pipeline(cancel=interrupted.set) as pipeline:
-        list(pipeline.behind(slow(), ahead=1))
+        list(pipeline.behind(slow(), ahead=1, kind="test"))
     assert interrupted.is_set()
     assert time.monotonic() - began < 20
