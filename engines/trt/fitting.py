@@ -18,6 +18,7 @@ from vexpress_trt.engines.trt.store import EngineStore, StoredEngine
 from vexpress_trt.engines.trt.wanted import SizeWords, outside
 
 FASTEST_FIRST = ("fp16", "bf16", "fp32")
+_AMPERE = 80  # the oldest compute capability that hardware compatibility is for
 _ANY: Mapping[str, int] = MappingProxyType({})
 
 
@@ -44,7 +45,7 @@ class Here:
         if key.cuda_major != self.tensorrt.cuda_major:
             return f"it is for CUDA {key.cuda_major}, installed is CUDA {self.tensorrt.cuda_major}"
         if self.target not in key.targets and not (
-            "hardware_compatible" in key.options and _number(self.target) >= max(80, *map(_number, key.targets))
+            "hardware_compatible" in key.options and min(map(_number, (self.target, *key.targets))) >= _AMPERE
         ):
             return f"it is for {', '.join(key.targets)}, this GPU is {self.target}"
         return ""

@@ -239,7 +239,7 @@ def test_an_engine_that_was_built_since_is_loaded_once(bundle, flavoured, gpu, e
         ({"target": "sm86"}, "it is for sm86, this GPU is sm89"),
         ({"version": "11.3"}, "it is of .* 11.3, installed is 11.4"),
         ({"version": "11.5", "options": ("version_compatible",)}, "it is of .* 11.5, installed is 11.4"),
-        ({"target": "sm90", "options": ("hardware_compatible",)}, "it is for sm90, this GPU is sm89"),
+        ({"target": "sm75", "options": ("hardware_compatible",)}, "it is for sm75, this GPU is sm89"),
     ],
 )
 def test_what_does_not_fit_is_not_deserialised_and_told(bundle, flavoured, changes: dict, said: str) -> None:
@@ -254,6 +254,7 @@ def test_what_does_not_fit_is_not_deserialised_and_told(bundle, flavoured, chang
     [
         {"version": "11.3", "options": ("version_compatible",)},
         {"target": "sm80", "options": ("hardware_compatible",)},
+        {"target": "sm120", "options": ("hardware_compatible",)},
     ],
 )
 def test_compatible_engines_run_beyond_what_built_them(
