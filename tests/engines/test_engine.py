@@ -136,7 +136,7 @@ def test_a_closed_engine_says_so(engine: Engine) -> None:
 
 
 def test_a_bundle_without_the_precision_says_how_to_add_it(bundle: Bundle, backend: str) -> None:
-    with pytest.raises(UserError, match="add it with `vexpress export .*--precision fp16`"):
+    with pytest.raises(UserError, match="add it with `vexpress export .*--precision fp16 --image_width 64 .*`"):
         load_engine(bundle, "vae_decoder", backend=backend, precision="fp16")
 
 
