@@ -1,5 +1,6 @@
-"""The C library as a host uses it: installed alone, found by CMake, and driven by the example."""
+"""The C library as a host uses it: installed alone, found by CMake or made part of a project, driven by the example."""
 
+import re
 import subprocess
 from pathlib import Path
 from shutil import which
@@ -9,12 +10,36 @@ import pytest
 from vexpress_trt.engines.gpu import gpu_status
 
 ROOT = Path(__file__).resolve().parents[3]
-EXAMPLE = ROOT / "runtime" / "native" / "cuda" / "example"
+CUDA = ROOT / "runtime" / "native" / "cuda"
+EXAMPLE = CUDA / "example"
+WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Werror")
+HOST = """
+cmake_minimum_required(VERSION 3.18)
+project(host LANGUAGES CXX)
+add_subdirectory("{root}" vexpress_trt)
+add_executable(host host.cpp)
+target_link_libraries(host PRIVATE vexpress::vexpress_cuda)
+"""
+VERSION = """
+#include "vexpress_cuda.h"
+int main(void) { return vexpress_cuda_version() == VEXPRESS_CUDA_VERSION ? 0 : 1; }
+"""
 
 
 def call(*command: str | Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def require_tools() -> None:
+    for tool in ("nvcc", "cmake"):
+        if which(tool) is None:
+            pytest.skip(f"no {tool} on the path")
+
+
+def exported(library: Path) -> set[str]:
+    symbols = subprocess.run(["nm", "-D", "--defined-only", library], capture_output=True, text=True, check=True).stdout
+    return {line.split()[-1] for line in symbols.splitlines()}
 
 
 def files_below(folder: Path) -> set[str]:
@@ -24,9 +49,7 @@ def files_below(folder: Path) -> set[str]:
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the library is installed, of all that CMake could build the only thing built; for GPUs from sm_80 on."""
-    for tool in ("nvcc", "cmake"):
-        if which(tool) is None:
-            pytest.skip(f"no {tool} on the path")
+    require_tools()
     build, prefix = (tmp_path_factory.mktemp(name) for name in ("build", "prefix"))
     call("cmake", "-S", ROOT, "-B", build, "-DVEXPRESS_PYTHON=OFF", "-DCMAKE_CUDA_ARCHITECTURES=80")
     call("cmake", "--install", build, "--prefix", prefix / "nothing")
@@ -44,11 +67,57 @@ def test_what_was_not_built_leaves_no_header_or_package(installed: Path) -> None
 def test_the_component_is_library_header_and_package_alone(installed: Path) -> None:
     files = files_below(installed)
     package = {path for path in files if path.startswith("lib/cmake/vexpress_trt/vexpress_trt-config")}
-    assert package and files - package == {"lib/libvexpress_cuda.so", "include/vexpress_cuda.h"}
+    versions = {f"lib/libvexpress_cuda.so{version}" for version in ("", ".0.1", ".0.1.0")}
+    targets = {path for path in files if path.startswith("lib/cmake/vexpress_trt/vexpress_trt-targets")}
+    assert len(package) == 2 and targets and files - package - targets == versions | {"include/vexpress_cuda.h"}
+
+
+def test_the_library_shows_what_the_header_declares_alone(installed: Path) -> None:
+    declared = set(re.findall(r"VEXPRESS_API [\w \*]*?(vexpress_\w+)\(", (CUDA / "vexpress_cuda.h").read_text()))
+    assert exported(installed / "lib" / "libvexpress_cuda.so") == declared
+
+
+@pytest.mark.parametrize("language", ["c99", "c11", "c17", "c++11", "c++17", "c++20"])
+def test_the_header_is_c_and_cpp(installed: Path, tmp_path: Path, language: str) -> None:
+    compiler, source = ("c++", tmp_path / "host.cpp") if "+" in language else ("cc", tmp_path / "host.c")
+    source.write_text(VERSION)
+    libraries = installed / "lib"
+    linked = (f"-L{libraries}", "-lvexpress_cuda", f"-Wl,-rpath,{libraries}")
+    call(compiler, f"-std={language}", *WARNINGS, f"-I{installed}/include", source, "-o", tmp_path / "host", *linked)
+    call(tmp_path / "host")
+
+
+@pytest.mark.parametrize(("shared", "configuration"), [("ON", "Debug"), ("OFF", "Release")])
+def test_a_project_takes_the_library_in(tmp_path: Path, shared: str, configuration: str) -> None:
+    require_tools()
+    (tmp_path / "CMakeLists.txt").write_text(HOST.format(root=ROOT.as_posix()))
+    (tmp_path / "host.cpp").write_text(VERSION)
+    build, prefix = tmp_path / "build", tmp_path / "prefix"
+    options = (f"-DBUILD_SHARED_LIBS={shared}", f"-DCMAKE_BUILD_TYPE={configuration}", "-DCMAKE_CUDA_ARCHITECTURES=80")
+    call("cmake", "-S", tmp_path, "-B", build, *options)
+    call("cmake", "--build", build)
+    call(build / "host")
+    call("cmake", "--install", build, "--prefix", prefix)
+    call("cmake", "-S", EXAMPLE, "-B", tmp_path / "example", f"-DCMAKE_PREFIX_PATH={prefix}")
+    call("cmake", "--build", tmp_path / "example")
+    names = {name for name in exported(tmp_path / "example" / "denoising_step") if "vexpress" in name}
+    assert not names
+    if shared == "ON":
+        assert all(name.startswith("vexpress_") for name in exported(prefix / "lib" / "libvexpress_cuda.so"))
+
+
+def test_a_package_of_another_version_is_refused(installed: Path, tmp_path: Path) -> None:
+    (tmp_path / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.18)\nproject(host NONE)\nfind_package(vexpress_trt 0.2 CONFIG)\n"
+        'message(STATUS "found: ${vexpress_trt_FOUND}, seen: ${vexpress_trt_CONSIDERED_VERSIONS}")\n'
+    )
+    command = ("cmake", "-S", tmp_path, "-B", tmp_path / "build", f"-DCMAKE_PREFIX_PATH={installed}")
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "found: 0, seen: 0.1.0" in said
 
 
 def test_the_example_steps_a_window_or_says_why_not(installed: Path, tmp_path: Path) -> None:
-    flags = "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Wpedantic -Werror"
+    flags = f"-DCMAKE_CXX_FLAGS={' '.join(WARNINGS)}"
     call("cmake", "-S", EXAMPLE, "-B", tmp_path, f"-DCMAKE_PREFIX_PATH={installed}", flags)
     call("cmake", "--build", tmp_path)
     ran = subprocess.run([tmp_path / "denoising_step"], capture_output=True, text=True, check=False)

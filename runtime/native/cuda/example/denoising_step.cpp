@@ -66,6 +66,7 @@ void require(bool holds, const char *what) {
 void run() {
     int gpus = 0;
     check(cudaGetDeviceCount(&gpus), "cudaGetDeviceCount");
+    check(vexpress_cuda_prepare(), "vexpress_cuda_prepare");
 
     // The schedule: one call, whose frames lie in slots 1 and 0 of the ring and are final after it.
     const Buffer<std::int32_t> slots({1, 0}), places({1, 1, 0, 1, 0, 1, 0, 1}), cursor(1), status(1);
