@@ -136,7 +136,7 @@ int vexpress_advance(int32_t *cursor, void *stream) {
 }
 
 int vexpress_noise(float *out, uint64_t seed, uint32_t frame, int64_t size, void *stream) {
-    VEXPRESS_REQUIRE(fit({{out, 4, size}}));
+    VEXPRESS_REQUIRE(size <= Index{1} << 34 && fit({{out, 4, size}}));  // four values per 32-bit counter
     return launch(vx_noise, 1, (size + 3) / 4, stream, out, seed, frame, size);
 }
 

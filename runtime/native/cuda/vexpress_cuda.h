@@ -97,7 +97,7 @@ VEXPRESS_API int vexpress_step_window(const void *prediction, vexpress_dtype pre
 VEXPRESS_API int vexpress_advance(int32_t *cursor, void *stream);
 
 /* out [size]: the noise that frame `frame` starts from under `seed`, normally distributed, float32. Between processors
- * an element may differ by one unit in the last place. */
+ * an element may differ by one unit in the last place. size: at most 2^34. */
 VEXPRESS_API int vexpress_noise(float *out, uint64_t seed, uint32_t frame, int64_t size, void *stream);
 
 /* out = latents / scaling, float32 [size]: what the decoder takes of a final latent. out may be latents. */

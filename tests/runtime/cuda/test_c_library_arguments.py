@@ -121,11 +121,12 @@ def test_a_size_that_no_array_has_is_refused(call: Call, name: str, argument: st
     assert call(name, **{argument: size}) == REFUSED
 
 
-def test_sizes_whose_product_overflows_are_refused(call: Call) -> None:
+def test_sizes_that_overflow_together_or_in_a_kernel_are_refused(call: Call) -> None:
     assert call("median", height=1 << 32, width=1 << 32) == REFUSED
     assert call("rgb_to_nv12", height=1 << 40, width=1 << 40) == REFUSED
     assert call("step_window", frames=1 << 24, size=1 << 30) == REFUSED
     assert call("draw_keypoints", height=1 << 31) == REFUSED
+    assert call("noise", size=(1 << 34) + 1) == REFUSED
 
 
 @pytest.mark.parametrize(("name", "argument"), SIZES)
