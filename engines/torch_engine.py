@@ -85,6 +85,7 @@ class TorchEngine(Engine):
 
     def _renew(self) -> None:
         self._tensors.clear()
+        self._cancelled = False  # a run that is cancelled goes on to its end: nothing was broken off
 
     def _release(self) -> None:
         self._tensors.clear()

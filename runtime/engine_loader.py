@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.closing import Closing
-from vexpress_trt.engines.engine import Engine, load_engine
+from vexpress_trt.engines.engine import CancelledError, Engine, load_engine
+from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.selection import EngineChoice
 from vexpress_trt.runtime.engine_pool import EnginePool, Key, engine_key
 from vexpress_trt.runtime.summary import Stopwatch
@@ -25,8 +26,9 @@ class EngineLoader(Closing):
     context frees what was loaded ahead and never used, and what a stage that was broken off still had.
 
     With a `pool`, engines come from there and go back instead, for the next clip; never together with `shares`, which
-    give each engine its part of a limited GPU memory. `look` is called when an engine has done its work and is still
-    loaded.
+    give each engine its part of a limited GPU memory. What waits there is freed where an engine cannot be loaded beside
+    it, and where a stage fails: it may have had the memory that was missing. `look` is called when an engine has done
+    its work and is still loaded.
     """
 
     def __init__(
@@ -71,9 +73,14 @@ class EngineLoader(Closing):
                 engine.cancel()
             yield engine
             self._look()
+        except (CancelledError, GeneratorExit):  # nothing is wrong with the engine
+            with contextlib.suppress(Exception):
+                self._put_away(graph, engine)
+            raise
         except BaseException:
             with contextlib.suppress(Exception):  # after a fault of the GPU freeing fails as well: the first is told
                 self._free(graph, engine)
+                self._free_idle()
             raise
         else:
             self._put_away(graph, engine)
@@ -103,6 +110,10 @@ class EngineLoader(Closing):
         else:
             self._pool.give(self._key(graph), engine)
 
+    def _free_idle(self) -> None:
+        if self._pool is not None:
+            self._pool.clear()
+
     def _free(self, graph: str, engine: Engine) -> None:
         engine.close()
         if self._shares is not None:
@@ -110,7 +121,22 @@ class EngineLoader(Closing):
 
     def _load(self, graph: str, sizes: dict[str, int]) -> Engine:
         kept = None if self._pool is None else self._pool.take(self._key(graph))
-        engine = kept or load_engine(
+        engine = kept or self._loaded(graph)
+        if self._shares is not None:
+            self._shares.loaded(graph, engine)
+        if sizes:
+            engine.prepare(**sizes)
+        return engine
+
+    def _loaded(self, graph: str) -> Engine:
+        if self._pool:
+            with contextlib.suppress(UserError):  # whose traceback has what was loaded of it, until here
+                return self._fresh(graph)
+            self._free_idle()
+        return self._fresh(graph)
+
+    def _fresh(self, graph: str) -> Engine:
+        return load_engine(
             self.bundle,
             graph,
             backend=self.choice.backend,
@@ -119,11 +145,6 @@ class EngineLoader(Closing):
             dtype=self.choice.dtype,
             gpu_memory=None if self._shares is None else self._shares.of(graph, told=self.choice.planned),
         )
-        if self._shares is not None:
-            self._shares.loaded(graph, engine)
-        if sizes:
-            engine.prepare(**sizes)
-        return engine
 
     def _key(self, graph: str) -> Key:
         return engine_key(self.bundle, graph, self.choice, self._threads)

@@ -19,7 +19,8 @@ class EnginePool(Closing):
     done. The frames are those of freshly loaded engines bit for bit. All stages' weights lie in memory side by side,
     which `save_gpu_memory` of a request forbids, and on a GPU `gpu_memory`, whose shares are counted anew for
     each clip: such a clip frees what waits here before it loads anything, and neither takes from here nor leaves
-    anything. A clip that is left or fails frees the engines that it was using.
+    anything. A clip that fails frees the engines that it was using and those that wait; one that is left frees those
+    whose run was broken off.
 
     Close it, or use it as a context manager, to free the engines.
     """
@@ -30,10 +31,11 @@ class EnginePool(Closing):
         self._closed = False
 
     def take(self, key: Key) -> Engine | None:
-        """The engine of this key, which is the caller's now; None where none waits. Frees another one of its graph."""
+        """The engine of this key, which is the caller's now; None where none waits. Frees another one of its graph, and
+        one whose cancelling came after it was given."""
         with self._lock:
             found, engine = self._engines.pop(key[0], (key, None))
-        if engine is not None and found != key:
+        if engine is not None and (found != key or engine.cancelled):
             engine.close()
             return None
         return engine

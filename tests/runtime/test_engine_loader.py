@@ -1,7 +1,9 @@
 """Engines are loaded when needed or ahead, used once, and freed whatever happens."""
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from weakref import ref
 
 import pytest
 
@@ -82,6 +84,60 @@ def test_after_cancelling_an_engine_refuses_to_run(loader: EngineLoader) -> None
         loader.cancel()
         with loader.use("kps_guider") as engine, pytest.raises(CancelledError):
             engine.run(**vector_inputs(engine.spec, SIZES))
+
+
+@pytest.fixture
+def pooled(other_bundle: Path) -> Iterator[EngineLoader]:
+    bundle, pool = Bundle.open(other_bundle), EnginePool()
+    choice = choose_engines(bundle, backend="torch", dtype="fp32")
+    with pool, EngineLoader(bundle, choice, Stopwatch(), threads=1, pool=pool) as loader:
+        yield loader
+
+
+@pytest.mark.parametrize("left", [CancelledError, GeneratorExit])
+def test_an_engine_of_torch_whose_clip_is_left_serves_the_next(
+    left: type[BaseException], pooled: EngineLoader, loads: list
+) -> None:
+    with pytest.raises(left), pooled.use("kps_guider"):
+        pooled._in_use.copy().pop().cancel()
+        raise left
+    with pooled.use("kps_guider") as engine:
+        assert engine.run(**vector_inputs(engine.spec, SIZES))["feature"].shape == (2, 32, 3, 4)
+    assert [loaded is engine for _, loaded, _ in loads] == [True]
+
+
+def test_a_stage_that_fails_frees_what_waits_as_well(pooled: EngineLoader, loads: list) -> None:
+    """Else the next clip would find as little memory, and so on."""
+    with pooled.use("kps_guider"):
+        pass
+    with pytest.raises(UserError, match="memory"), pooled.use("audio_projection"):
+        raise UserError("there is not enough memory")
+    assert len(pooled._pool) == 0 and all(engine._closed for _, engine, _ in loads)
+
+
+def test_where_an_engine_does_not_fit_beside_those_that_wait_they_are_freed(
+    pooled: EngineLoader, loads: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pooled.use("kps_guider") as waiting:
+        pass
+    load, half_loaded = module.load_engine, []
+
+    class Weights:
+        pass
+
+    def fits_alone(bundle: Bundle, graph: str, **settings) -> Engine:
+        if not waiting._closed:
+            weights = Weights()
+            half_loaded.append(ref(weights))
+            raise UserError("there is not enough memory")
+        assert half_loaded[0]() is None, "what was loaded in vain is freed first"
+        return load(bundle, graph, **settings)
+
+    monkeypatch.setattr(module, "load_engine", fits_alone)
+    with pooled.use("audio_projection") as engine:
+        assert not engine._closed
+    with pytest.raises(UserError, match="has no graph"), pooled.use("audio_projections"):
+        pass
 
 
 class RecordedShares:

@@ -134,6 +134,16 @@ def test_an_engine_that_waits_has_nothing_bound(other_bundle: Path) -> None:
         assert len(pool) == 0 and engine._closed
 
 
+def test_an_engine_that_was_cancelled_while_it_waited_is_not_given_out(other_bundle: Path) -> None:
+    bundle = Bundle.open(other_bundle)
+    key = engine_key(bundle, "kps_guider", choose_engines(bundle, backend="onnxruntime"), None)
+    engine = load_engine(bundle, "kps_guider", backend="onnxruntime", precision="fp32", threads=1)
+    with EnginePool() as pool:
+        pool.give(key, engine)
+        engine.cancel()
+        assert pool.take(key) is None and engine._closed
+
+
 def test_what_is_given_to_a_closed_pool_is_freed(other_bundle: Path) -> None:
     bundle = Bundle.open(other_bundle)
     key = engine_key(bundle, "kps_guider", choose_engines(bundle, backend="onnxruntime"), None)
