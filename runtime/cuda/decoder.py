@@ -110,6 +110,11 @@ class DeviceDecoder:
             self._receive()
             yield self._given(self._length)
 
+    def close(self) -> None:
+        """Free what was captured, once none of it is on its way: the decoder itself may live on for long in the frames
+        of an exception."""
+        self._run = None
+
     def _take(self, frame: int, stream: int, bring: Callable[[Buffer], None]) -> None:
         if frame >= self._length:
             return

@@ -89,8 +89,8 @@ def decode_on_gpu(
     finite.
     """
     device = GpuDevice(gpu)
+    decoding: DeviceDecoder | None = None
     try:
-        decoding: DeviceDecoder | None = None
         for frame, latent in latents:
             if decoding is None:
                 decoding = DeviceDecoder(device, decoder, length=length, shape=latent.shape, scaling=scaling)
@@ -101,3 +101,5 @@ def decode_on_gpu(
         look()
     finally:
         device.close()
+        if decoding is not None:
+            decoding.close()

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import math
+import sys
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -54,8 +55,7 @@ class GpuDevice(Device):
             size = math.prod(shape) * np.dtype(dtype).itemsize
             total += -(-size // ALIGNMENT) * ALIGNMENT
         with self._driver.current():
-            remedy = "use fewer steps, fewer --context_frames or a smaller image"
-            base = self._driver.mem_alloc(total, "latents, features and tables", remedy)
+            base = self._allocated(total)
             self._memory.append(base)
             stream = self._driver.stream_take()  # to wait for nothing else, and for no capture of another clip's
             try:
@@ -148,6 +148,16 @@ class GpuDevice(Device):
                 for one in held:
                     with contextlib.suppress(UserError):
                         free(one)
+
+    def _allocated(self, size: int) -> int:
+        """Memory of `size` bytes; where there is too little, torch first gives back what it holds without using it."""
+        what, remedy = "latents, features and tables", "use fewer steps, fewer --context_frames or a smaller image"
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_initialized():
+            with contextlib.suppress(UserError):
+                return self._driver.mem_alloc(size, what, remedy)
+            torch.cuda.empty_cache()
+        return self._driver.mem_alloc(size, what, remedy)
 
     def _settled(self, stream: int) -> bool:
         """Wait until the stream's work is done; False where it failed."""

@@ -99,7 +99,7 @@ class DeviceLoop(Closing):
         try:
             self._allocate()
         except BaseException:
-            device.close()
+            self.close()
             raise
 
     def run(self, groups: Iterable[list[Call]], source: FrameSource) -> Iterator[tuple[list[Call], FinalFrames]]:
@@ -132,6 +132,8 @@ class DeviceLoop(Closing):
         """Wait for the device, then free all memory."""
         self._device.close()
         self._runs.clear()
+        if self._decoder is not None:
+            self._decoder.close()
 
     def _allocate(self) -> None:
         """The arena, pinned staging, streams and events."""

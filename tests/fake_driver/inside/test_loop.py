@@ -195,6 +195,12 @@ def test_an_image_that_is_not_finite_is_told_and_nothing_is_left(stand_in: Stand
         frames_of(stand_in, spoil=spoil)
 
 
+def test_an_exception_that_is_kept_keeps_no_captured_work(stand_in: StandIn) -> None:
+    with pytest.raises(UserError, match="non-finite") as told:
+        frames_of(stand_in, spoil=lambda image: image * np.float32(np.nan))
+    assert not [line for line in stand_in.report()[1] if "graph" in line], told
+
+
 def test_a_fault_of_the_gpu_is_told_as_it_was_met_and_nothing_is_left(
     stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,6 +231,26 @@ def test_the_next_clip_takes_streams_and_kernels_of_the_last(stand_in: StandIn) 
     made = list(map(stand_in.count, counted))
     frames_of(stand_in)
     assert list(map(stand_in.count, counted)) == made
+
+
+def test_where_memory_is_short_torch_gives_back_what_it_does_not_use(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, expected: Callable[..., np.ndarray]
+) -> None:
+    with driver(0).current():
+        held = [driver(0).mem_alloc(1 << 20)]
+
+    def empty_cache() -> None:
+        with driver(0).current():
+            driver(0).mem_free(held.pop())
+
+    cuda = SimpleNamespace(is_initialized=lambda: True, empty_cache=empty_cache)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    stand_in.limit_memory((1 << 20) + 10_000)
+    np.testing.assert_array_equal(frames_of(stand_in), expected())
+    stand_in.limit_memory(8 << 30)
+    assert not held
+    cuda.is_initialized = lambda: False  # nothing is asked of a torch that has no part in the clip
+    frames_of(stand_in)
 
 
 def test_too_little_memory_is_a_sentence_and_nothing_is_left(stand_in: StandIn) -> None:
