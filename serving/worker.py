@@ -15,7 +15,6 @@ is how it notices the death of its parent.
 
 import argparse
 import contextlib
-import gc
 import json
 import logging
 import os
@@ -94,10 +93,7 @@ class Worker:
             job, _ = messages.receive(self.connection)
             self.cancel.forget()
             messages.send(self.connection, {"kind": "started"})
-            answer = self._answer(job)
-            messages.send(self.connection, answer)
-            if answer["kind"] != "done":
-                gc.collect()  # frames of an exception that refer to one another keep what the clip had
+            messages.send(self.connection, self._answer(job))
 
     def _answer(self, job: dict[str, Any]) -> dict[str, Any]:
         """Generate one clip; the closing message."""
