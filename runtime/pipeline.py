@@ -58,7 +58,10 @@ class Pipeline:
                     close()
         except BaseException as problem:
             end = problem
-        self._put(queue, (None, end), ahead)
+        try:
+            self._put(queue, (None, end), ahead)
+        finally:
+            del end  # its traceback has this frame
 
     def _put(self, queue: deque, entry: tuple[Any, BaseException | None], ahead: int) -> bool:
         with self._changed:
@@ -80,8 +83,11 @@ class Pipeline:
                 self._changed.notify_all()
             if isinstance(end, _End):
                 return
-            if end is not None:
-                raise end
+            try:
+                if end is not None:
+                    raise end
+            finally:
+                del end  # its traceback has this frame
             yield item
 
     def __enter__(self) -> Self:

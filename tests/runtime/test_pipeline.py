@@ -1,8 +1,10 @@
 """Stages on threads: the same items in order, never far ahead, one cause of failure, and no work left behind."""
 
+import gc
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -77,6 +79,38 @@ def test_the_cause_of_a_failure_is_what_the_block_sees(stages: int) -> None:
             taken.append(item)
     assert caught.value is cause
     assert taken == [1]
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+def test_what_a_failed_stage_held_is_free_without_the_garbage_collector(stages: int) -> None:
+    class Heavy:
+        pass
+
+    gone: list[weakref.ref] = []
+
+    def failing() -> Iterator[int]:
+        heavy = Heavy()
+        gone.append(weakref.ref(heavy))
+        yield 1
+        raise ValueError(str(heavy))
+
+    def fail() -> None:
+        with pytest.raises(ValueError), Pipeline() as pipeline:
+            items = failing()
+            for _ in range(stages):
+                items = pipeline.behind(items, ahead=1, kind="test")
+            list(items)
+
+    gc.collect()
+    gc.disable()
+    try:
+        fail()
+        deadline = time.monotonic() + 10  # its thread has yet to go back to waiting
+        while gone[0]() is not None and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert gone[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_leaving_the_block_stops_a_stage_that_waits_and_one_that_works() -> None:
