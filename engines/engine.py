@@ -103,7 +103,7 @@ class Engine(Closing):
     def cancel(self) -> None:
         """From another thread: end a `run` in progress as soon as the backend can, and refuse later ones.
 
-        `run` then raises CancelledError. Only `close` is of use afterwards.
+        `run` then raises CancelledError. Afterwards `close` is of use, and `renew` where a backend breaks nothing off.
         """
         self._cancelled = True
         self._interrupt()

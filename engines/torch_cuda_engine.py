@@ -2,8 +2,9 @@
 
 import functools
 import logging
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
@@ -12,12 +13,31 @@ import numpy as np
 from vexpress_trt.engines.device_engine import DeviceEngine
 from vexpress_trt.engines.engine import out_of_memory
 from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.manifest import TensorSpec
 from vexpress_trt.engines.torch_engine import TorchEngine, device_of, to_torch
 
 if TYPE_CHECKING:
     import torch
 
 log = logging.getLogger("vexpress")
+_attention_switch = threading.Lock()
+
+
+@contextmanager
+def _without_plans_of_attention() -> Iterator[None]:
+    """Let torch compute attention without cuDNN, for which it would make a plan for every length, and keep it for good.
+
+    torch's switch is the whole process's: only one thread at a time is in here.
+    """
+    from torch.backends import cuda
+
+    with _attention_switch:
+        before = cuda.cudnn_sdp_enabled()
+        cuda.enable_cudnn_sdp(False)
+        try:
+            yield
+        finally:
+            cuda.enable_cudnn_sdp(before)
 
 
 class GraphMemory:
@@ -74,6 +94,7 @@ class TorchDeviceEngine(TorchEngine, DeviceEngine):
         where they are."""
         super().__init__(*given, **named)
         self._outputs: dict[str, Any] = {}
+        self._of_any_length = any("S" in tensor.shape for tensor in self.spec.inputs)  # speech
         self._fuse(fused)
         if self._device != "cpu":
             import torch
@@ -147,6 +168,10 @@ class TorchDeviceEngine(TorchEngine, DeviceEngine):
     def _release(self) -> None:
         self._outputs.clear()
         super()._release()
+
+    def _results(self, taken: "Callable[[TensorSpec, torch.Tensor], Any]") -> list[Any]:
+        with _without_plans_of_attention() if self._of_any_length else nullcontext():
+            return super()._results(taken)
 
     def _tensor_on(self, buffer: Any) -> "torch.Tensor":
         """The buffer's memory as a tensor."""

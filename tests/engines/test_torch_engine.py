@@ -205,6 +205,25 @@ def test_on_buffers_it_gives_what_it_gives_on_arrays(name: str, by_name: dict[st
             engine.bind_buffers(nothing=expected)
 
 
+@pytest.mark.parametrize(("name", "with_plans"), [("audio_encoder", False), ("vae_encoder", True)])
+def test_speech_of_any_length_leaves_no_plans_of_attention(
+    name: str, with_plans: bool, by_name: dict[str, Graph], store: Callable
+) -> None:
+    bundle = store(by_name[name])
+    inputs = vector_inputs(by_name[name].spec("fp32"), SMALL)
+    seen, allowed = [], torch.backends.cuda.cudnn_sdp_enabled
+    assert allowed()
+    with TorchDeviceEngine(bundle, bundle.graph(name, "fp32"), threads=1) as engine:
+        hook = engine._module.register_forward_hook(lambda *_: seen.append(allowed()))
+        engine.run(**inputs)
+        hook.remove()
+        assert seen == [with_plans] and allowed()
+        engine._module.register_forward_hook(lambda *_: torch.zeros(2) + torch.zeros(3))
+        with pytest.raises(RuntimeError, match="must match"):
+            engine.run(**inputs)
+    assert allowed()
+
+
 @pytest.mark.parametrize("name", ["denoiser_guided", "denoiser_single"])
 def test_a_denoiser_takes_its_fused_form_with_the_same_result(
     name: str, by_name: dict[str, Graph], store: Callable
