@@ -129,7 +129,8 @@ class TensorRtEngine(Engine, DeviceEngine):
         return dict(self._results)
 
     def _renew(self) -> None:
-        """Buffers that were bound, and the streams of `enqueue`, may be gone."""
+        """Buffers that were bound, and the streams of `enqueue`, may be gone; of a cancelled run nothing is left."""
+        self._cancelled = False
         self._given.clear()
         with self._driver.current():
             self._scratch.release(self)

@@ -16,7 +16,7 @@ from fake_tensorrt import HostDriver, store_plan
 
 from vexpress_trt import cli
 from vexpress_trt.engines.bundle import Bundle
-from vexpress_trt.engines.engine import load_engine
+from vexpress_trt.engines.engine import CancelledError, load_engine
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.selection import EngineChoice, choose_engines
 from vexpress_trt.engines.trt.build import BuildSettings, build_engines
@@ -265,6 +265,18 @@ def test_compatible_engines_run_beyond_what_built_them(
     one = example(count=1)
     with load(bundle, flavoured) as engine:
         np.testing.assert_allclose(engine.run(**one.inputs)["image"], one.image, rtol=1e-5, atol=1e-6)
+
+
+def test_a_cancelled_engine_is_as_good_as_new_for_the_next_clip(bundle, flavoured, gpu, example) -> None:
+    store_plan(bundle, flavoured, "vae_decoder", settings=SMALL)
+    one = example(count=1)
+    with load(bundle, flavoured) as engine:
+        engine.cancel()
+        with pytest.raises(CancelledError):
+            engine.run(**one.inputs)
+        engine.renew()
+        np.testing.assert_allclose(engine.run(**one.inputs)["image"], one.image, rtol=1e-5, atol=1e-6)
+    assert fake_tensorrt.Runtime.deserialised == ["vae_decoder"]
 
 
 @pytest.mark.parametrize("trust", [None, "", "0"])
