@@ -9,9 +9,9 @@
  * use orders that by streams and events, as with any kernel.
  *
  * Arrays: pointers to memory that the GPU reaches, C-contiguous, aligned to their element (one of bytes needs none).
- * They stay the caller's, and have to last until the enqueued work is done. Copies and conversions move 16 bytes at
- * once where pointers and rows are multiples of 16 bytes. No array overlaps another unless that is said. What lies on
- * the device (cursor, table, places) is not checked unless that is said: it has to be within the arrays.
+ * They stay the caller's, and have to last until the enqueued work is done. The gathers read 16 bytes at once where
+ * pointers and rows are multiples of 16 bytes. No array overlaps another unless that is said. What lies on the device
+ * (cursor, table, places) is not checked unless that is said: it has to be within the arrays.
  *
  * Errors: 0, or a cudaError_t, which vexpress_cuda_error_string puts into words. An argument that cannot be right is
  * cudaErrorInvalidValue (1), and nothing is enqueued: null where null is not allowed, a pointer that is not aligned, a
@@ -84,7 +84,8 @@ VEXPRESS_API int vexpress_gather_rows(const void *ring, const int32_t *table, co
  *   the last one missing (the frame is stepped then).
  * weights float32 [calls, 6]: guidance, sample, prediction, history, signal, noise; with x the latent and v the mean
  *   prediction, x becomes sample x + prediction v + history h, and h becomes signal x - noise v.
- * status: an int32 that the caller sets to 0 and that becomes the first call with a value that is not finite, plus 1.
+ * status: an int32 that the caller sets to 0 and that becomes the first call whose guided prediction is not finite
+ *   everywhere, plus 1.
  *
  * No two frames of a call share a slot. With one window per frame (places 1, 0, 1) and a cursor that stays at 0 this is
  * guidance and solver step alone. */
