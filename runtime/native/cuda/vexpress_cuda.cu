@@ -84,6 +84,18 @@ int launch(void (*kernel)(Parameters...), Index rows, Index columns, void *strea
                             pointers, 0, static_cast<cudaStream_t>(stream));
 }
 
+// CUDA loads a kernel where its attributes are asked for.
+template <typename... Kernels>
+int load(Kernels *...kernels) {
+    const void *const addresses[] = {reinterpret_cast<const void *>(kernels)...};
+    for (const void *const address : addresses) {
+        cudaFuncAttributes attributes;
+        const cudaError_t error = cudaFuncGetAttributes(&attributes, address);
+        if (error != cudaSuccess) return error;
+    }
+    return cudaSuccess;
+}
+
 }  // namespace
 
 #define VEXPRESS_LAUNCH_OF(dtype, kernel, ...)                                      \
@@ -175,26 +187,14 @@ int vexpress_draw_keypoints(const void *points, int points_float64, int64_t coun
                           {out, bytes_of(out_dtype), count, height, width, 3}}));
     if (width == 0) return cudaSuccess;
     return launch<guide::kThreads>(vx_draw_keypoints, count, height, stream, points, points_float64, out,
-                                   static_cast<Int32>(out_dtype), count, height, width);
+                                   out_dtype, count, height, width);
 }
 
-#define VEXPRESS_OF_EACH(kernel) \
-    reinterpret_cast<const void *>(vx_##kernel##_float32), reinterpret_cast<const void *>(vx_##kernel##_float16), \
-        reinterpret_cast<const void *>(vx_##kernel##_bfloat16)
+#define VEXPRESS_OF_EACH(kernel) vx_##kernel##_float32, vx_##kernel##_float16, vx_##kernel##_bfloat16
 
 int vexpress_cuda_prepare(void) {
-    const void *const kernels[] = {
-        VEXPRESS_OF_EACH(gather_latents), VEXPRESS_OF_EACH(step_window), VEXPRESS_OF_EACH(to_rgb8),
-        reinterpret_cast<const void *>(vx_gather_rows), reinterpret_cast<const void *>(vx_advance),
-        reinterpret_cast<const void *>(vx_noise), reinterpret_cast<const void *>(vx_unscale),
-        reinterpret_cast<const void *>(vx_median), reinterpret_cast<const void *>(vx_rgb_to_nv12),
-        reinterpret_cast<const void *>(vx_draw_keypoints)};
-    for (const void *const kernel : kernels) {
-        cudaFuncAttributes attributes;
-        const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
-        if (error != cudaSuccess) return error;
-    }
-    return cudaSuccess;
+    return load(VEXPRESS_OF_EACH(gather_latents), VEXPRESS_OF_EACH(step_window), VEXPRESS_OF_EACH(to_rgb8),
+                vx_gather_rows, vx_advance, vx_noise, vx_unscale, vx_median, vx_rgb_to_nv12, vx_draw_keypoints);
 }
 
 int vexpress_cuda_version(void) {
