@@ -78,9 +78,7 @@ class EngineLoader(Closing):
                 self._put_away(graph, engine)
             raise
         except BaseException:
-            with contextlib.suppress(Exception):  # after a fault of the GPU freeing fails as well: the first is told
-                self._free(graph, engine)
-                self._free_idle()
+            self._give_up(graph, engine)
             raise
         else:
             self._put_away(graph, engine)
@@ -110,6 +108,11 @@ class EngineLoader(Closing):
         else:
             self._pool.give(self._key(graph), engine)
 
+    def _give_up(self, graph: str, engine: Engine) -> None:
+        with contextlib.suppress(Exception):  # after a fault of the GPU freeing fails as well: the first is told
+            self._free(graph, engine)
+            self._free_idle()
+
     def _free_idle(self) -> None:
         if self._pool is not None:
             self._pool.clear()
@@ -124,8 +127,12 @@ class EngineLoader(Closing):
         engine = kept or self._loaded(graph)
         if self._shares is not None:
             self._shares.loaded(graph, engine)
-        if sizes:
-            engine.prepare(**sizes)
+        try:
+            if sizes:
+                engine.prepare(**sizes)
+        except BaseException:
+            self._give_up(graph, engine)
+            raise
         return engine
 
     def _loaded(self, graph: str) -> Engine:

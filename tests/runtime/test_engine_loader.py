@@ -115,6 +115,17 @@ def test_a_stage_that_fails_frees_what_waits_as_well(pooled: EngineLoader, loads
     assert len(pooled._pool) == 0 and all(engine._closed for _, engine, _ in loads)
 
 
+def test_an_engine_that_cannot_be_made_ready_ahead_is_freed_with_those_that_wait(
+    pooled: EngineLoader, loads: list
+) -> None:
+    with pooled.use("kps_guider"):
+        pass
+    pooled.prefetch("audio_projection", h=3)
+    with pytest.raises(ValueError, match="do not give the shapes"), pooled.use("audio_projection"):
+        pass
+    assert len(pooled._pool) == 0 and [engine._closed for _, engine, _ in loads] == [True, True]
+
+
 def test_where_an_engine_does_not_fit_beside_those_that_wait_they_are_freed(
     pooled: EngineLoader, loads: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
