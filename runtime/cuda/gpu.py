@@ -156,7 +156,8 @@ class GpuDevice(Device):
         if torch is not None and torch.cuda.is_initialized():
             with contextlib.suppress(UserError):
                 return self._driver.mem_alloc(size, what, remedy)
-            torch.cuda.empty_cache()
+            with contextlib.suppress(RuntimeError):  # after a fault of the GPU, or in another clip's capture
+                torch.cuda.empty_cache()
         return self._driver.mem_alloc(size, what, remedy)
 
     def _settled(self, stream: int) -> bool:

@@ -253,7 +253,16 @@ def test_where_memory_is_short_torch_gives_back_what_it_does_not_use(
     frames_of(stand_in)
 
 
-def test_too_little_memory_is_a_sentence_and_nothing_is_left(stand_in: StandIn) -> None:
+@pytest.mark.parametrize("torch_says", [None, "CUDA error: an illegal memory access", "captures_underway.empty()"])
+def test_too_little_memory_is_a_sentence_and_nothing_is_left(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, torch_says: str | None
+) -> None:
+    def empty_cache() -> None:
+        if torch_says:
+            raise RuntimeError(torch_says)
+
+    cuda = SimpleNamespace(is_initialized=lambda: True, empty_cache=empty_cache)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
     stand_in.limit_memory(10_000)
     with pytest.raises(UserError, match="the GPU has no room for"):
         frames_of(stand_in)
