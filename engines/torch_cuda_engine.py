@@ -27,8 +27,8 @@ _attention_switch = threading.Lock()
 def _without_plans_of_attention() -> Iterator[None]:
     """Let torch compute attention without cuDNN, for which it would make a plan for every length, and keep it for good.
 
-    torch's switch is the whole process's: only one thread at a time is in here, and what others run or capture then does
-    without cuDNN's attention as well, with another rounding.
+    torch's switch is the whole process's: only one thread at a time is in here, and what others run or capture then
+    does without cuDNN's attention as well, with another rounding.
     """
     from torch.backends import cuda
 
