@@ -2,6 +2,8 @@
 
 from vexpress_trt.engines.errors import UserError
 
+PLANNED = ("tensorrt", "tensorrt-rtx")  # the kinds that run what `vexpress build` has made
+
 
 def split_backend(name: str) -> tuple[str, int | None]:
     """A backend's kind and its GPU's number, which is None where the name has none.

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from vexpress_trt.engines.backend_name import split_backend
+from vexpress_trt.engines.backend_name import PLANNED, split_backend
 from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.engine import Engine
 from vexpress_trt.engines.intermediates import Probe
 from vexpress_trt.engines.manifest import GraphSpec
-from vexpress_trt.engines.selection import PLANNED, engine_class
+from vexpress_trt.engines.selection import engine_class
 from vexpress_trt.engines.timestep_table import INPUT as TIMESTEP
 from vexpress_trt.engines.verify import vector_inputs
 

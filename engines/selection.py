@@ -7,7 +7,7 @@ from importlib import metadata
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from vexpress_trt.engines.backend_name import on_gpu, split_backend
+from vexpress_trt.engines.backend_name import PLANNED, on_gpu, split_backend
 from vexpress_trt.engines.cpu import cpu
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.gpu import GpuStatus, gpu_status
@@ -32,8 +32,7 @@ _PRECISIONS = {
 # What `auto` tries, best first, and what each can compute in.
 _AUTO_ORDER = {"openvino": ("fp32", "bf16"), "onnxruntime": ("fp32", "fp16"), "torch": ("fp32", "bf16", "fp16")}
 _TORCH_CUDA = "pip install 'vexpress-trt[export,cuda]'"
-PLANNED = ("tensorrt", "tensorrt-rtx")  # run what `vexpress build` has made; `auto` takes them first
-_GPU_BACKENDS = (*PLANNED, "torch-cuda", "onnxruntime-cuda")
+_GPU_BACKENDS = (*PLANNED, "torch-cuda", "onnxruntime-cuda")  # the planned ones are what `auto` takes first
 WISHES = ("backend", "dtype", "device", "gpu_id")  # what a request says to `choose_engines`
 _NOT_RTX = ((9, 0), (10, 0), (10, 3))  # compute capabilities of data-centre GPUs
 

@@ -16,7 +16,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from vexpress_trt.engines.backend_name import split_backend
+from vexpress_trt.engines.backend_name import PLANNED, split_backend
 from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.cpu import cpu
 from vexpress_trt.engines.dims import evaluate
@@ -24,7 +24,7 @@ from vexpress_trt.engines.dtypes import numpy_dtype
 from vexpress_trt.engines.engine import Engine, load_engine
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.manifest import GraphSpec, TensorSpec
-from vexpress_trt.engines.selection import PLANNED, choose_backend, choose_precision
+from vexpress_trt.engines.selection import choose_backend, choose_precision
 
 VECTOR_FOLDER = "parity"
 MAX_VALUES = 4096  # stored per output

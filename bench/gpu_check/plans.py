@@ -18,13 +18,13 @@ import numpy as np
 from vexpress_trt.bench.gpu_check.memory import GROWTH_MIB, used_mib
 from vexpress_trt.bench.gpu_check.parts import CheckFailed, Faults, Record, Setting, Skipped
 from vexpress_trt.bench.gpu_check.short_clip import FLOOR_DB, frames_of, likeness, short_request
+from vexpress_trt.engines.backend_name import PLANNED
 from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.driver import driver
 from vexpress_trt.engines.engine import Engine, load_engine
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.manifest import GraphSpec
 from vexpress_trt.engines.trt.build import BuildSettings, build_engines
-from vexpress_trt.engines.trt.command import BACKENDS
 from vexpress_trt.engines.trt.fitting import Here
 from vexpress_trt.engines.trt.profile import ProfileSettings
 from vexpress_trt.engines.verify import difference, threshold_of, vector_inputs
@@ -58,7 +58,7 @@ def check(setting: Setting, record: Record) -> None:
 def flavours_here(record: Record) -> list[str]:
     """The backends that run here; raises Skipped with the reasons where none does."""
     found, reasons = [], {}
-    for backend in BACKENDS:
+    for backend in PLANNED:
         try:
             here = Here.of(backend)
         except UserError as problem:

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
+from vexpress_trt.engines.backend_name import PLANNED
 from vexpress_trt.engines.precision import PRECISIONS
 from vexpress_trt.engines.trt.host_code import TRUST_VARIABLE
 from vexpress_trt.engines.trt.size_flags import SIZE_FLAGS, Range, SizeFlag
 
-BACKENDS = ("tensorrt", "tensorrt-rtx")
 _SIZES = {
     "w": "pixels (default: the bundle's)",
     "h": "pixels (default: the bundle's)",
@@ -26,7 +26,7 @@ def add_commands(add: AddCommand) -> None:
     """Add both commands; `add(name, run, summary)` makes the parser of one."""
     parser = add("build", _build, "engines for a bundle's graphs, once per GPU (TensorRT or TensorRT-RTX)")
     parser.add_argument("bundle", type=Path, metavar="BUNDLE")
-    parser.add_argument("--backend", choices=BACKENDS, default="tensorrt-rtx", help="what builds and will run them")
+    parser.add_argument("--backend", choices=PLANNED, default="tensorrt-rtx", help="what builds and will run them")
     parser.add_argument("--precision", choices=PRECISIONS, help="default: the bundle's fastest")
     parser.add_argument("--target", type=_targets, metavar="SM,SM", help="build ahead of time for sm89,sm120, ...")
     parser.add_argument(

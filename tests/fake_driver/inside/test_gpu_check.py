@@ -34,7 +34,7 @@ def stored(settings: BuildSettings) -> SimpleNamespace:
 @pytest.fixture(autouse=True)
 def one_flavour(monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorRT-RTX is installed where the tests run, and is none to run on a stand-in."""
-    monkeypatch.setattr(plans, "BACKENDS", ("tensorrt",))
+    monkeypatch.setattr(plans, "PLANNED", ("tensorrt",))
     for module in (plans, full_plan):
         monkeypatch.setattr(module, "build_engines", stored)
 
