@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from exported import export_once
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -46,7 +47,8 @@ def golden_dir() -> Path:
 @pytest.fixture(scope="session")
 def golden_bundle(tmp_path_factory: pytest.TempPathFactory, golden_dir: Path) -> Path:
     """The golden checkpoints exported in FP32: 128x128, 12 frames per window. Takes a minute or two."""
-    return _exported(golden_dir / "model_ckpts", tmp_path_factory.mktemp("golden") / "golden.bundle", 128, 128, 12)
+    target = tmp_path_factory.mktemp("golden") / "golden.bundle"
+    return export_once(golden_dir / "model_ckpts", target, width=128, height=128, frames=12)
 
 
 @pytest.fixture(scope="session")
@@ -80,21 +82,6 @@ def other_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def other_bundle(tmp_path_factory: pytest.TempPathFactory, other_checkpoints: Path) -> Path:
     """`other_checkpoints` exported in FP32: 104x72 (13x9 latents), 8 frames per window."""
-    return _exported(other_checkpoints, tmp_path_factory.mktemp("other") / "other.bundle", 104, 72, 8)
-
-
-def _exported(checkpoints: Path, target: Path, width: int, height: int, frames: int) -> Path:
-    torch = pytest.importorskip("torch")
-    from vexpress_trt.export.build_bundle import export_bundle
-    from vexpress_trt.export.checkpoints import load_checkpoints
-
-    torch.set_num_threads(1)  # tracing is one thread's work; two only get into each other's way
-    export_bundle(
-        load_checkpoints(checkpoints),
-        target,
-        precisions=("fp32",),
-        image_width=width,
-        image_height=height,
-        context_frames=frames,
+    return export_once(
+        other_checkpoints, tmp_path_factory.mktemp("other") / "other.bundle", width=104, height=72, frames=8
     )
-    return target

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import fake_tensorrt
 import pytest
+from exported import export_once
 
 from vexpress_trt.engines import selection
 from vexpress_trt.engines.gpu import Gpu, GpuStatus
@@ -33,27 +34,16 @@ def typed_bundle(rtx: TensorRt, tmp_path_factory: pytest.TempPathFactory, other_
 
     Without the check against the torch modules, which the exporter's own tests make: only builders read these graphs.
     """
-    torch = pytest.importorskip("torch")
+    pytest.importorskip("torch")
     from vexpress_trt.engines.verify import ParityResult
     from vexpress_trt.export import parity
-    from vexpress_trt.export.build_bundle import export_bundle
-    from vexpress_trt.export.checkpoints import load_checkpoints
 
-    torch.set_num_threads(1)
-    target = tmp_path_factory.mktemp("typed") / "typed.bundle"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             parity, "check_graph", lambda _, spec: ParityResult(spec.name, spec.precision, "none", "", 0.0, 0.0, 0.0)
         )
-        export_bundle(
-            load_checkpoints(other_checkpoints),
-            target,
-            precisions=("fp16", "bf16"),
-            image_width=64,
-            image_height=64,
-            context_frames=4,
-        )
-    return target
+        target = tmp_path_factory.mktemp("typed") / "typed.bundle"
+        return export_once(other_checkpoints, target, width=64, height=64, frames=4, precisions=("fp16", "bf16"))
 
 
 @pytest.fixture
