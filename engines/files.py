@@ -18,7 +18,7 @@ from vexpress_trt.engines.errors import UserError
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}
 _CHUNK_BYTES = 8 << 20
-_TEMPORARY = re.compile(r"\.(.*)\.[0-9a-f]{8}\.tmp(\..*)?")  # as `atomic_path` names them
+_TEMPORARY = re.compile(r"\.(.*)\.[0-9a-f]{8}\.tmp(\..*)?")  # as `_temporary` names them
 
 
 @contextlib.contextmanager
@@ -35,7 +35,7 @@ def atomic_path(target: Path, *, directory: bool = False) -> Iterator[Path]:
     """
     target = Path(target)
     made: list[Path] = []
-    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.tmp{target.suffix}")
+    temporary = _temporary(target)
     try:
         for folder in reversed([folder for folder in target.parents if not folder.exists()]):
             try:
@@ -60,8 +60,27 @@ def atomic_path(target: Path, *, directory: bool = False) -> Iterator[Path]:
         raise refusal from problem
 
 
+@contextlib.contextmanager
+def temporary_beside(target: Path) -> Iterator[Path]:
+    """Yield a path beside `target`, named as `atomic_path` would, for a file that is removed when the block ends.
+
+    Raises UserError as `atomic_path` does.
+    """
+    temporary = _temporary(target)
+    try:
+        _check_target(target, False)
+        yield temporary
+    except OSError as problem:
+        refusal = _write_refusal(problem, target)
+        if refusal is None:
+            raise
+        raise refusal from problem
+    finally:
+        remove(temporary)
+
+
 def target_of(temporary: Path) -> Path | None:
-    """What `atomic_path` would have put a file or folder of this name in place of; None for any other name.
+    """What a temporary file or folder of this name lies beside; None for a name that no temporary has.
 
     A killed process leaves such temporaries.
     """
@@ -105,6 +124,10 @@ def sha256_file(path: Path) -> str:
         while count := file.readinto(buffer):
             digest.update(buffer[:count])
     return digest.hexdigest()
+
+
+def _temporary(target: Path) -> Path:
+    return target.with_name(f".{target.stem}.{secrets.token_hex(4)}.tmp{target.suffix}")
 
 
 def _check_target(target: Path, directory: bool) -> None:

@@ -113,7 +113,8 @@ def long_run(seconds: float) -> str | None:
     """A generation that will take about this long."""
     if seconds < _LONG_SECONDS:
         return None
-    return f"this will take about {_span(seconds)}: --num_inference_steps 15 to 20 or a smaller size shorten it"
+    remedy = "fewer --num_inference_steps (--preset fast: 5) or a smaller size shorten it"
+    return f"this will take about {_span(seconds)}: {remedy}"
 
 
 def unused_gpu(gpu_id: int, device: str) -> str | None:

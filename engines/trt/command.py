@@ -26,7 +26,9 @@ def add_commands(add: AddCommand) -> None:
     """Add both commands; `add(name, run, summary)` makes the parser of one."""
     parser = add("build", _build, "engines for a bundle's graphs, once per GPU (TensorRT or TensorRT-RTX)")
     parser.add_argument("bundle", type=Path, metavar="BUNDLE")
-    parser.add_argument("--backend", choices=PLANNED, default="tensorrt-rtx", help="what builds and will run them")
+    parser.add_argument(
+        "--backend", choices=PLANNED, default="tensorrt-rtx", help="what builds and runs them (default tensorrt-rtx)"
+    )
     parser.add_argument("--precision", choices=PRECISIONS, help="default: the bundle's fastest")
     parser.add_argument("--target", type=_targets, metavar="SM,SM", help="build ahead of time for sm89,sm120, ...")
     parser.add_argument(
@@ -37,8 +39,8 @@ def add_commands(add: AddCommand) -> None:
         "--profile",
         choices=("static", "dynamic"),
         default="static",
-        help="one size, or ranges: SIZES are then MIN-MAX, MIN-BEST-MAX, or MAX alone (half to all of it; 1 to all "
-        "windows)",
+        help="one size (default), or ranges: SIZES are then MIN-MAX, MIN-BEST-MAX, or MAX alone (half to all of it; 1 "
+        "to all windows)",
     )
     for symbol, about in _SIZES.items():
         flag = SIZE_FLAGS[symbol]
@@ -47,7 +49,7 @@ def add_commands(add: AddCommand) -> None:
     parser.add_argument(
         "--workspace", type=_gibibytes, metavar="GIB", help="scratch (default 8, or what the GPU has free)"
     )
-    parser.add_argument("--builds", type=int, default=1, metavar="N", help="keep the fastest of N, where they differ")
+    parser.add_argument("--builds", type=int, default=1, metavar="N", help="keep the fastest of N (default 1)")
     parser.add_argument("--timing_cache", type=Path, metavar="DIR", help="where measurements are kept (full TensorRT)")
     parser.add_argument("--optimization_level", type=int, choices=range(6), help="default: the builder's")
     parser.add_argument(

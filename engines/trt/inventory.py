@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vexpress_trt.engines.bundle import Bundle
+from vexpress_trt.engines.trt.host_code import distrust
 from vexpress_trt.engines.trt.store import EngineStore, StoredEngine
 
 
@@ -52,7 +53,7 @@ def format_engines(rows: list[EngineRow], none: str) -> str:
     for row in rows:
         lines.append(
             f"{row.graph:<17} {row.backend:<13} {row.version:<11} {row.precision:<9} {','.join(row.targets):<14} "
-            f"{row.plan_bytes / 2**20:8.1f}  {row.problem or 'ok'}"
+            f"{row.plan_bytes / 2**20:8.1f}  {row.problem or distrust(row.options) or 'ok'}"
         )
         options = f", options {', '.join(row.options)}" if row.options else ""
         lines.append(f"  {row.plan}: sizes {row.profile}{options}")

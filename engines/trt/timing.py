@@ -2,22 +2,21 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.driver import Driver, driver
 from vexpress_trt.engines.dtypes import numpy_dtype
+from vexpress_trt.engines.files import temporary_beside
 from vexpress_trt.engines.manifest import GraphSpec
 from vexpress_trt.engines.trt.builder import Plan
 from vexpress_trt.engines.trt.flavour import TensorRt
 from vexpress_trt.engines.trt.key import SIDECAR_VERSION, EngineKey, Sidecar
 from vexpress_trt.engines.trt.loaded_plan import LoadedPlan
 from vexpress_trt.engines.trt.profile import Profile
-from vexpress_trt.engines.trt.store import StoredEngine
+from vexpress_trt.engines.trt.store import EngineStore, StoredEngine
 from vexpress_trt.engines.verify import vector_inputs
 
 _WARM_UPS, _RUNS = 3, 20
@@ -59,7 +58,7 @@ def fastest_of(
 def time_plan(
     plan: Plan, bundle: Bundle, tensorrt: TensorRt, spec: GraphSpec, profile: Profile, key: EngineKey, gpu: Driver
 ) -> TimedPlan:
-    """Load a plan on the GPU and run it at the profile's best sizes."""
+    """Load a plan on the GPU and run it at the profile's best sizes; who calls holds the lock of the engine's place."""
     sizes = {symbol: own.best for symbol, own in profile.ranges.items()}
     taken: list[int] = []
 
@@ -67,8 +66,7 @@ def time_plan(
         taken.append(gpu.mem_alloc(size))
         return taken[-1]
 
-    with TemporaryDirectory(dir=bundle.root, prefix=".timing.") as folder, gpu.current():
-        path = Path(folder) / "candidate.plan"
+    with temporary_beside(EngineStore(bundle).plan_path(key)) as path, gpu.current():
         path.write_bytes(memoryview(plan.data))
         sidecar = Sidecar(SIDECAR_VERSION, key, "", 0, plan.bindings, {})
         stream = gpu.stream_create()

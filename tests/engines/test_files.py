@@ -1,5 +1,6 @@
 """Files are whole or absent."""
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -9,7 +10,7 @@ import pytest
 
 from vexpress_trt.engines import files
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.engines.files import atomic_path, sha256_file, target_of
+from vexpress_trt.engines.files import atomic_path, sha256_file, target_of, temporary_beside
 
 
 def test_a_file_appears_when_the_block_ends(tmp_path: Path) -> None:
@@ -29,6 +30,24 @@ def test_what_a_killed_process_leaves_is_known_by_its_name(tmp_path: Path) -> No
             assert target_of(temporary) == tmp_path / name
             temporary.is_dir() or temporary.touch()
         assert target_of(tmp_path / name) is None
+    with temporary_beside(tmp_path / "a.plan") as temporary:
+        assert target_of(temporary) == tmp_path / "a.plan" and temporary.suffix == ".plan"
+
+
+@pytest.mark.parametrize("failure", [None, ValueError("no"), KeyboardInterrupt()])
+def test_a_temporary_file_is_gone_when_its_block_ends(tmp_path: Path, failure: BaseException | None) -> None:
+    with contextlib.suppress(ValueError, KeyboardInterrupt), temporary_beside(tmp_path / "a.plan") as temporary:
+        temporary.write_text("for a moment")
+        assert not (tmp_path / "a.plan").exists()
+        if failure is not None:
+            raise failure
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_temporary_file_that_the_disk_cannot_hold_is_one_sentence(tmp_path: Path) -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(UserError, match="a.plan: the disk is full"), temporary_beside(tmp_path / "a.plan"):
+        raise full
 
 
 @pytest.mark.parametrize("failure", [ValueError("no"), KeyboardInterrupt(), SystemExit(143)])

@@ -155,7 +155,7 @@ def test_short_memory():
 
 def test_long_run():
     assert advice.long_run(300) is None
-    assert "about 20 min: --num_inference_steps 15 to 20 or a smaller size" in advice.long_run(1200)
+    assert "about 20 min: fewer --num_inference_steps (--preset fast: 5) or a smaller size" in advice.long_run(1200)
     assert "about 2.5 h" in advice.long_run(9000)
 
 

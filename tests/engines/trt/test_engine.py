@@ -23,6 +23,7 @@ from vexpress_trt.engines.trt.build import BuildSettings, build_engines
 from vexpress_trt.engines.trt.builder import Build, BuildOptions
 from vexpress_trt.engines.trt.engine import TensorRtEngine
 from vexpress_trt.engines.trt.flavour import RTX, TENSORRT, TensorRt
+from vexpress_trt.engines.trt.inventory import format_engines, list_engines
 from vexpress_trt.engines.trt.loaded_plan import LoadedPlan
 from vexpress_trt.engines.trt.profile import Profile, ProfileSettings
 from vexpress_trt.engines.trt.scratch import Scratch
@@ -291,6 +292,9 @@ def test_an_engine_that_brings_native_code_is_not_deserialised_unless_trusted(
     with pytest.raises(UserError, match="plan: this engine brings native code: set VEXPRESS_TRUST_ENGINES=1 to let"):
         load(bundle, flavoured)
     assert fake_tensorrt.Runtime.deserialised == []
+    assert "  this engine brings native code: set VEXPRESS" in format_engines(list_engines(bundle.root), "none")
+    monkeypatch.setenv("VEXPRESS_TRUST_ENGINES", "1")
+    assert format_engines(list_engines(bundle.root), "none").splitlines()[1].endswith("  ok")
 
 
 def test_a_bundle_without_engines_names_the_command(bundle: Bundle, flavoured: TensorRt) -> None:

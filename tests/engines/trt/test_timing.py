@@ -61,7 +61,7 @@ def test_the_fastest_of_three_is_kept_with_the_times_of_all(bundle: Bundle, mach
     )  # once each: a run tells the working memory as well
     assert caches == [None] * 3  # with timings of the first, all would be the same
     assert not machine.memory and not machine.streams
-    assert not list(bundle.root.glob(".timing*"))
+    assert not list(bundle.root.glob("**/.*.tmp*"))
 
 
 def test_an_rtx_engine_for_this_gpu_is_built_for_its_capability(bundle: Bundle, machine, monkeypatch) -> None:
