@@ -7,16 +7,8 @@ import sys
 from pathlib import Path
 from time import perf_counter
 
-from vexpress_trt.bench.gpu_check.parts import (
-    LEAST_SECONDS,
-    PARTS,
-    SKIPPED,
-    PartResult,
-    Setting,
-    in_groups,
-    part_main,
-    run_apart,
-)
+from vexpress_trt.bench.gpu_check.apart import LEAST_SECONDS, in_groups, part_main, run_apart
+from vexpress_trt.bench.gpu_check.parts import PARTS, SKIPPED, PartResult, Setting
 from vexpress_trt.engines.gpu import gpu_status
 
 

@@ -16,8 +16,8 @@ import pytest
 pytest.importorskip("torch", reason="needs the export extra")
 
 from vexpress_trt.bench.gpu_check import __main__ as command
-from vexpress_trt.bench.gpu_check import kernels, memory, report, surroundings
-from vexpress_trt.bench.gpu_check import parts as parts_module
+from vexpress_trt.bench.gpu_check import apart, kernels, memory, report, surroundings
+from vexpress_trt.bench.gpu_check.apart import in_groups, run_apart, run_part
 from vexpress_trt.bench.gpu_check.clip import extrapolated
 from vexpress_trt.bench.gpu_check.digest import last_words
 from vexpress_trt.bench.gpu_check.kernel_times import OURS, by_kind, kind_of
@@ -31,11 +31,9 @@ from vexpress_trt.bench.gpu_check.parts import (
     Faults,
     Part,
     PartResult,
+    Record,
     Setting,
     Skipped,
-    in_groups,
-    run_apart,
-    run_part,
 )
 from vexpress_trt.bench.gpu_check.report import as_markdown, describe_gpu, file_name, shown, write_results
 from vexpress_trt.bench.gpu_check.shapes import count_bytes, count_flop
@@ -95,10 +93,10 @@ def test_a_part_that_fails_or_takes_too_long_leaves_what_it_found_and_the_next_o
 
 def test_parts_that_measure_nothing_run_side_by_side_where_there_are_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["kernels", "golden", "speed", "clip"]
-    monkeypatch.setattr(parts_module, "usable_cores", lambda: 16)
+    monkeypatch.setattr(apart, "usable_cores", lambda: 16)
     assert in_groups(names) == [["kernels", "golden"], ["speed"], ["clip"]]
     assert in_groups(["speed"]) == [["speed"]]
-    monkeypatch.setattr(parts_module, "usable_cores", lambda: 2)
+    monkeypatch.setattr(apart, "usable_cores", lambda: 2)
     assert in_groups(names) == [[name] for name in names]
 
 
@@ -115,15 +113,15 @@ def test_whoever_stops_the_check_gets_what_was_found(tmp_path: Path, monkeypatch
         f"pathlib.Path({str(tmp_path / 'slow.json')!r}).write_text('{{\"ms\": 1}}')\n"
         "time.sleep(60)\n"
     )
-    monkeypatch.setattr(parts_module, "PARTS", {"slow": Part("none", 90, 90)})
-    begun = parts_module.subprocess.Popen
-    monkeypatch.setattr(parts_module.subprocess, "Popen", lambda words, **kept: begun([words[0], str(script)], **kept))
+    monkeypatch.setattr(apart, "PARTS", {"slow": Part("none", 90, 90)})
+    begun = apart.subprocess.Popen
+    monkeypatch.setattr(apart.subprocess, "Popen", lambda words, **kept: begun([words[0], str(script)], **kept))
 
     def stop(_: float) -> None:
         if (tmp_path / "slow.json").is_file() and (tmp_path / "slow.json").read_text():
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(parts_module, "sleep", stop)
+    monkeypatch.setattr(apart, "sleep", stop)
     results = run_apart(["slow"], Setting(ROOT), tmp_path)
     result = next(results)
     assert (result.error, result.found) == ("at work\nstopped from outside", {"ms": 1})
@@ -144,11 +142,11 @@ def test_one_fault_does_not_end_a_part() -> None:
 
 
 def test_what_is_wrong_and_not_finite_can_be_written_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def check(setting: Setting, record: parts_module.Record) -> None:
+    def check(setting: Setting, record: Record) -> None:
         record("odd", {"largest": float("inf"), "of": np.float32(2.5), "all": np.bool_(True), "list": (float("nan"),)})
         raise CheckFailed("it is infinite")
 
-    monkeypatch.setattr(parts_module, "import_module", lambda _: SimpleNamespace(check=check))
+    monkeypatch.setattr(apart, "import_module", lambda _: SimpleNamespace(check=check))
     with pytest.raises(CheckFailed):
         run_part("loop", Setting(ROOT), tmp_path / "loop.json")
     found = json.loads((tmp_path / "loop.json").read_text())
@@ -505,11 +503,9 @@ def test_a_part_is_ended_with_all_its_processes(tmp_path: Path, monkeypatch: pyt
     alive = tmp_path / "alive"
     grandchild = f"import time, pathlib; time.sleep(3); pathlib.Path({str(alive)!r}).touch()"
     child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {grandchild!r}])"
-    monkeypatch.setattr(parts_module, "PARTS", {"slow": Part("none", 1, 1)})
-    original = parts_module.subprocess.Popen
-    monkeypatch.setattr(
-        parts_module.subprocess, "Popen", lambda command, **kept: original([command[0], "-c", child], **kept)
-    )
+    monkeypatch.setattr(apart, "PARTS", {"slow": Part("none", 1, 1)})
+    original = apart.subprocess.Popen
+    monkeypatch.setattr(apart.subprocess, "Popen", lambda command, **kept: original([command[0], "-c", child], **kept))
     (result,) = run_apart(["slow"], Setting(ROOT), tmp_path)
     assert result.error == "not done after 1 s"
     time.sleep(3)

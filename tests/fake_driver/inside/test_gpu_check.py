@@ -12,7 +12,8 @@ import tensorrt
 from fake_tensorrt import store_plan
 
 from vexpress_trt.bench.gpu_check import full_plan, plans
-from vexpress_trt.bench.gpu_check.parts import Setting, run_part
+from vexpress_trt.bench.gpu_check.apart import run_part
+from vexpress_trt.bench.gpu_check.parts import Setting
 from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.trt.build import BuildSettings
 from vexpress_trt.engines.trt.flavour import TENSORRT, TensorRt
