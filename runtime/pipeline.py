@@ -1,5 +1,6 @@
 """Stages on threads of their own, joined by bounded queues; stopped together, whatever ends them."""
 
+import atexit
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +19,8 @@ class Pipeline:
     Use as a context manager. When the block ends, by an exception, Ctrl-C or in good order, every thread is told to
     stop, `cancel` is called so that work in progress ends early, and all of it has ended before the block is left. The
     threads themselves stay for the next pipeline (`lasting_threads`). An exception in one stage is raised, as it is,
-    where its items are taken, and so passes down to the block.
+    where its items are taken, and so passes down to the block. A block that is still open when the process ends, in a
+    generator that somebody holds, is stopped then: native code on a thread must not outlive the interpreter.
     """
 
     def __init__(self, cancel: Callable[[], None] = lambda: None) -> None:
@@ -91,11 +93,16 @@ class Pipeline:
             yield item
 
     def __enter__(self) -> Self:
+        atexit.register(self._stop)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        atexit.unregister(self._stop)
+        self._stop()
+
+    def _stop(self) -> None:
         with self._changed:
             self._stopping = True
             self._changed.notify_all()

@@ -2,6 +2,9 @@
 
 import gc
 import signal
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 import weakref
@@ -155,3 +158,27 @@ def test_ctrl_c_reaches_a_block_that_waits_for_its_first_item() -> None:
         list(pipeline.behind(slow(), ahead=1, kind="test"))
     assert interrupted.is_set()
     assert time.monotonic() - began < 20
+
+
+def test_a_block_that_is_open_when_the_process_ends_is_stopped_first() -> None:
+    script = """
+        from vexpress_trt.runtime.pipeline import Pipeline
+
+        def working():
+            try:
+                while True:
+                    yield 1
+            finally:
+                print("cleaned")
+
+        def block():
+            with Pipeline(cancel=lambda: print("cancelled")) as pipeline:
+                yield from pipeline.behind(working(), ahead=1, kind="test")
+
+        held = block()
+        next(held)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert {"cancelled", "cleaned"} == set(ended.stdout.split())
