@@ -1,23 +1,30 @@
-"""TensorRT-RTX, and a bundle whose graphs it can build in seconds."""
+"""TensorRT-RTX with a bundle that it can build in seconds, and a machine that is played: GPU, TensorRT, builder."""
 
+import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
 import fake_tensorrt
+import numpy as np
 import pytest
 from exported import export_once
 
 from vexpress_trt.engines import selection
+from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.gpu import Gpu, GpuStatus
+from vexpress_trt.engines.manifest import GraphSpec
 from vexpress_trt.engines.trt import engine as engine_module
 from vexpress_trt.engines.trt import fitting, flavour, momentary, preflight, probe, timing_cache
 from vexpress_trt.engines.trt.builder import Build
 from vexpress_trt.engines.trt.flavour import RTX, TENSORRT, TensorRt, load_tensorrt
+from vexpress_trt.engines.trt.key import Binding
+from vexpress_trt.engines.trt.store import EngineStore
 
 
 @pytest.fixture(scope="session")
@@ -109,6 +116,52 @@ def handlers() -> Iterator[None]:
     yield
     signal.signal(signal.SIGINT, before[0])
     signal.signal(signal.SIGTERM, before[1])
+
+
+@pytest.fixture
+def files_at_ctrl_c(
+    machine: fake_tensorrt.HostDriver, handlers: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> list[Path]:
+    """Ctrl-C comes while the builder is at work, which looks up at its next step: the temporary files of that moment
+    come here."""
+    seen: list[Path] = []
+
+    def build(self: fake_tensorrt.Builder, network: object, config: fake_tensorrt.IBuilderConfig) -> None:
+        seen.extend((tmp_path / "temporary").iterdir())
+        os.kill(os.getpid(), signal.SIGINT)
+        while config.progress_monitor.step_complete("tactics", 0):
+            time.sleep(0.01)
+
+    monkeypatch.setattr(fake_tensorrt.Builder, "build_serialized_network", build)
+    return seen
+
+
+@pytest.fixture
+def ahead(
+    rtx: TensorRt, machine: fake_tensorrt.HostDriver, monkeypatch: pytest.MonkeyPatch
+) -> list[tuple[Binding, ...]]:
+    """TensorRT-RTX builds for the GPU that is played and cannot load it: the bindings that it built come here."""
+    bindings: list[tuple[Binding, ...]] = []
+
+    class Unloaded:
+        def __init__(self, bundle: Bundle, spec: GraphSpec, *, backend: str) -> None:
+            (stored,) = EngineStore(bundle).all()
+            assert stored.sidecar.plan_size > 10_000
+            bindings.append(stored.sidecar.bindings)
+            self.spec = spec
+
+        def __enter__(self) -> "Unloaded":
+            return self
+
+        def __exit__(self, *about: object) -> None:
+            pass
+
+        def run(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+            return {}
+
+    monkeypatch.setattr(momentary, "TensorRtEngine", Unloaded)
+    monkeypatch.setattr(fitting, "load_tensorrt", lambda backend: rtx)
+    return bindings
 
 
 @pytest.fixture(params=[TENSORRT, RTX])

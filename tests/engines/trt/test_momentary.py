@@ -1,9 +1,6 @@
 """`verify` on TensorRT: stored engines where they take the test inputs, else plans of the moment that leave nothing."""
 
 import json
-import os
-import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,12 +17,11 @@ from vexpress_trt.engines.dims import evaluate
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.gpu import GpuStatus
 from vexpress_trt.engines.manifest import GraphSpec, ModelConfig, TensorSpec
-from vexpress_trt.engines.trt import fitting, momentary, preflight
+from vexpress_trt.engines.trt import preflight
 from vexpress_trt.engines.trt.builder import Build
 from vexpress_trt.engines.trt.flavour import RTX, TensorRt
 from vexpress_trt.engines.trt.momentary import momentary_engine
 from vexpress_trt.engines.trt.profile import ProfileSettings
-from vexpress_trt.engines.trt.store import EngineStore
 from vexpress_trt.engines.verify import read_vectors, vector_inputs, vector_path, verify_bundle, write_vectors
 
 GRAPHS = ("kps_guider", "vae_decoder")
@@ -151,18 +147,10 @@ def test_a_plan_is_for_this_gpu_and_the_test_inputs(
 
 
 def test_ctrl_c_ends_the_builder_at_its_next_step_and_leaves_nothing(
-    pair: Bundle, flavoured: TensorRt, machine: HostDriver, monkeypatch, handlers, capsys, tmp_path: Path
+    pair: Bundle, flavoured: TensorRt, machine: HostDriver, files_at_ctrl_c: list[Path], capsys, tmp_path: Path
 ) -> None:
     """A second one ends the process at once: so nothing may be in the folder while the builder works."""
-    temporary, seen, before = tmp_path / "temporary", [], content(pair.root)
-
-    def build(self: fake_tensorrt.Builder, network: object, config: fake_tensorrt.IBuilderConfig) -> None:
-        seen.extend(temporary.iterdir())
-        os.kill(os.getpid(), signal.SIGINT)
-        while config.progress_monitor.step_complete("tactics", 0):
-            time.sleep(0.01)
-
-    monkeypatch.setattr(fake_tensorrt.Builder, "build_serialized_network", build)
+    before = content(pair.root)
     assert cli.main(["verify", str(pair.root), "--backend", flavoured.backend]) == 130
     out, err = capsys.readouterr()
     assert out == "" and err.splitlines() == [
@@ -170,7 +158,7 @@ def test_ctrl_c_ends_the_builder_at_its_next_step_and_leaves_nothing(
         "stopping: waiting for the compiler; Ctrl-C again ends at once",
         "vexpress: interrupted",
     ]
-    assert not seen and not list(temporary.iterdir()) and content(pair.root) == before
+    assert not files_at_ctrl_c and not list((tmp_path / "temporary").iterdir()) and content(pair.root) == before
 
 
 def test_ctrl_c_while_a_plan_runs_leaves_nothing(
@@ -214,32 +202,14 @@ def test_what_is_known_to_be_wrong_is_said_before_the_first_build(
 
 
 @pytest.mark.timeout(1200)  # the bundle is exported first
-def test_tensorrt_rtx_builds_every_graph_for_its_test_inputs(
-    typed_bundle: Path, rtx: TensorRt, machine: HostDriver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It builds for the GPU that is played and cannot load it."""
-    stored = []
-
-    class Unloaded:
-        def __init__(self, bundle: Bundle, spec: GraphSpec, *, backend: str) -> None:
-            stored.extend(EngineStore(bundle).all())
-
-        def __enter__(self) -> None:
-            pass
-
-        def __exit__(self, *about: object) -> None:
-            pass
-
-    monkeypatch.setattr(momentary, "TensorRtEngine", Unloaded)
-    monkeypatch.setattr(fitting, "load_tensorrt", lambda backend: rtx)
+def test_tensorrt_rtx_builds_every_graph_for_its_test_inputs(typed_bundle: Path, ahead: list) -> None:
     bundle = Bundle.open(typed_bundle)
     for spec in [spec for spec in bundle.manifest.graphs if spec.precision == "fp16"]:
         sizes, _ = read_vectors(bundle.path(vector_path(spec.name)))
         with momentary_engine(bundle, spec, RTX, sizes):
-            sidecar = stored.pop().sidecar
-        assert sidecar.plan_size > 10_000
+            bindings = ahead.pop()
         tensors = [*spec.inputs, *spec.outputs]
-        for binding, tensor in zip(sidecar.bindings, tensors, strict=True):
+        for binding, tensor in zip(bindings, tensors, strict=True):
             declared = [evaluate(dimension, sizes) for dimension in tensor.shape]
             assert (binding.name, binding.dtype) == (tensor.name, tensor.dtype) and min(binding.shape) > 0
             assert all(size in (None, found) for size, found in zip(declared, binding.shape, strict=True))

@@ -1,8 +1,5 @@
 """`verify --bisect` inside TensorRT: plans of the moment, by a builder that is played, and by TensorRT-RTX's own."""
 
-import os
-import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,10 +17,9 @@ from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.gpu import GpuStatus
 from vexpress_trt.engines.inside import Side, look_inside
 from vexpress_trt.engines.manifest import PRECISION_DTYPE, GraphSpec, ModelConfig, TensorSpec
-from vexpress_trt.engines.trt import fitting, momentary, probe
+from vexpress_trt.engines.trt import momentary, probe
 from vexpress_trt.engines.trt.builder import Build
 from vexpress_trt.engines.trt.flavour import RTX, TensorRt
-from vexpress_trt.engines.trt.store import EngineStore
 from vexpress_trt.engines.verify import read_vectors, vector_path, write_vectors
 
 SIZES = {"N": 2, "h": 5, "w": 7}
@@ -148,18 +144,9 @@ def test_a_tensor_whose_size_is_not_known_before_a_run_is_left_out(
 
 
 def test_ctrl_c_says_that_it_stops_and_no_file_is_there_while_a_plan_is_built(
-    chain: Bundle, flavoured: TensorRt, machine: HostDriver, monkeypatch, handlers, capsys, tmp_path: Path
+    chain: Bundle, flavoured: TensorRt, machine: HostDriver, files_at_ctrl_c: list[Path], capsys, tmp_path: Path
 ) -> None:
     """So a second one, which ends the process at once, leaves none either."""
-    temporary, seen = tmp_path / "temporary", []
-
-    def build(self: fake_tensorrt.Builder, network: object, config: fake_tensorrt.IBuilderConfig) -> None:
-        seen.extend(temporary.iterdir())
-        os.kill(os.getpid(), signal.SIGINT)
-        while config.progress_monitor.step_complete("tactics", 0):
-            time.sleep(0.01)
-
-    monkeypatch.setattr(fake_tensorrt.Builder, "build_serialized_network", build)
     assert cli.main(["verify", str(chain.root), "--backend", flavoured.backend, "--bisect", "onnxruntime"]) == 130
     out, err = capsys.readouterr()
     assert out == "" and err.splitlines() == [
@@ -167,7 +154,7 @@ def test_ctrl_c_says_that_it_stops_and_no_file_is_there_while_a_plan_is_built(
         "stopping: waiting for the compiler; Ctrl-C again ends at once",
         "vexpress: interrupted",
     ]
-    assert not seen and not list(temporary.iterdir())
+    assert not files_at_ctrl_c and not list((tmp_path / "temporary").iterdir())
     assert not machine.memory and not machine.streams
 
 
@@ -189,32 +176,6 @@ def test_too_little_memory_is_said_before_anything_is_built(chain: Bundle, machi
     monkeypatch.setattr(momentary, "check_room", short)
     with pytest.raises(UserError, match="building fp16 takes 99.0 GiB"):
         bisect(chain, HALF, REFERENCE)
-
-
-@pytest.fixture
-def ahead(rtx: TensorRt, machine: HostDriver, monkeypatch: pytest.MonkeyPatch) -> list:
-    """TensorRT-RTX builds for the GPU that is played and cannot load it: the bindings that it built come here."""
-    bindings: list = []
-
-    class Unloaded:
-        def __init__(self, bundle: Bundle, spec: GraphSpec, *, backend: str) -> None:
-            (stored,) = EngineStore(bundle).all()
-            assert stored.sidecar.plan_size > 10_000
-            bindings.append(stored.sidecar.bindings)
-            self.spec = spec
-
-        def __enter__(self) -> "Unloaded":
-            return self
-
-        def __exit__(self, *about: object) -> None:
-            pass
-
-        def run(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
-            return {}
-
-    monkeypatch.setattr(momentary, "TensorRtEngine", Unloaded)
-    monkeypatch.setattr(fitting, "load_tensorrt", lambda backend: rtx)
-    return bindings
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
