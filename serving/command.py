@@ -1,6 +1,7 @@
 """`vexpress serve` and `vexpress export-triton`: flags, and one call each. Nothing heavy is imported before that."""
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
@@ -168,4 +169,5 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _say(line: str) -> None:
-    print(f"vexpress serve: {line}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # Ctrl-C ended the reader of our messages too: draining goes on
+        print(f"vexpress serve: {line}", file=sys.stderr, flush=True)

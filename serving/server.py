@@ -46,7 +46,7 @@ def serve(
     *,
     verbose: bool = False,
 ) -> int:
-    """Run until SIGTERM or SIGINT, then drain; a second signal ends at once.
+    """Run until SIGTERM, SIGINT or the terminal's end, then drain; a second signal ends at once.
 
     Returns 0 when everything accepted was answered, 1 when Triton died or the drain's limit passed. Raises UserError
     where a port is taken or the workers cannot generate.
@@ -62,7 +62,8 @@ def serve(
         variables["MALLOC_MMAP_THRESHOLD_"] = "131072"
 
         command = _command(environment, repository, address, Path(folder).name, verbose)
-        triton = subprocess.Popen(command, env=variables, cwd=folder, start_new_session=True)
+        # The end of its standard input, also by this process's death, tells the model to end what is in progress.
+        triton = subprocess.Popen(command, stdin=subprocess.PIPE, env=variables, cwd=folder, start_new_session=True)
         try:
             if not _wait_until_ready(triton, address, control, stopped):
                 return 0
@@ -77,6 +78,7 @@ def serve(
                 time.sleep(0.1)
             return _drain(triton, control, limits, stopped, say)
         finally:
+            triton.stdin.close()
             triton.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 triton.wait(_EXIT_SECONDS)
@@ -163,10 +165,18 @@ def _drain(
 
 @contextlib.contextmanager
 def _stop_signal() -> Iterator[list[int]]:
-    """A list that gets the number of each SIGTERM and SIGINT."""
+    """A list that gets the number of each SIGTERM and SIGINT, and of the first SIGHUP: a terminal that is closed may
+    send several. Started to ignore that one, as by nohup, the process goes on ignoring it."""
     received: list[int] = []
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(number, lambda number, frame: received.append(number)) for number in numbers]
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+
+    def note(number: int, frame: object) -> None:
+        if number != signal.SIGHUP or number not in received:
+            received.append(number)
+
+    before = [signal.signal(number, note) for number in numbers]
     try:
         yield received
     finally:

@@ -6,6 +6,7 @@ This runs in Triton's Python, which has NumPy below 2 and nothing of the runtime
 import hmac
 import json
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -37,6 +38,7 @@ class TritonPythonModel:
         given = json.loads(json.loads(args["model_config"])["parameters"]["vexpress"]["string_value"])
         self._token = os.environ.get(protocol.TOKEN_VARIABLE, "")
         self._limits = Limits(**given["limits"])
+        triton = os.getppid()
         self._metrics = TritonMetrics(utils, len(given["workers"]))
         control = given.get("control")
         for options in given["workers"]:  # a bundle inside the repository moves with it
@@ -46,15 +48,17 @@ class TritonPythonModel:
                 [partial(WorkerProcess, given["python"], options) for options in given["workers"]],
                 self._limits,
                 self._metrics,
-                _growth_of_server(),
+                _growth_of(triton),
             )
         except (Unusable, WorkerDied) as problem:
             sentence = str(problem) or "a worker did not start: see its message above"
             if control:
                 Path(control, UNUSABLE).write_text(sentence)
             raise RuntimeError(sentence) from None
+        threading.Thread(target=_end_with, args=(triton,), daemon=True).start()
         if control:
             threading.Thread(target=self._drain_when_told, args=(Path(control),), daemon=True).start()
+            threading.Thread(target=self._end_with_server, args=(triton,), daemon=True).start()
 
     def execute(self, requests: list[Any]) -> None:
         for request in requests:
@@ -88,6 +92,14 @@ class TritonPythonModel:
             time.sleep(0.2)
         self._dispatcher.drain()
         (control / DRAINED).touch()
+
+    def _end_with_server(self, triton: int) -> None:
+        """End everything at once when `vexpress serve`, which has the other end of our standard input, closes it or was
+        killed."""
+        os.read(0, 1)
+        self._dispatcher.close()
+        if os.getppid() == triton:
+            os.kill(triton, signal.SIGTERM)
 
 
 class _Answers:
@@ -154,8 +166,15 @@ def _inputs(request: Any) -> tuple[bytes, bytes, bytes | None, bytes]:
     return portrait, audio, kps, settings
 
 
-def _growth_of_server() -> Callable[[], int]:
+def _end_with(triton: int) -> None:
+    """End this process, and with it its workers, when Triton has ended: a Triton that stops waiting for the clips in
+    progress leaves us behind."""
+    while os.getppid() == triton:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def _growth_of(triton: int) -> Callable[[], int]:
     """A function of the bytes by which Triton's process has grown since now: the answers that it holds."""
-    triton = os.getppid()
     start = resident_bytes(triton)
     return lambda: resident_bytes(triton) - start

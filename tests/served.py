@@ -92,6 +92,10 @@ class Served:
         """Triton's process id."""
         return next(pid for pid in _descendants(self.process.pid) if "bin/tritonserver" in _command(pid))
 
+    def processes(self) -> list[int]:
+        """The process ids of Triton, its models and their workers."""
+        return _descendants(self.process.pid)
+
     def memory(self) -> dict[str, int]:
         """Resident bytes of Triton and of all workers."""
         return {"triton": resident_bytes(self.triton()), "workers": sum(map(resident_bytes, self.workers()))}
@@ -100,6 +104,14 @@ class Served:
         """SIGTERM, and the exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
+
+
+def wait_for_the_end_of(processes: list[int], seconds: float = 20) -> None:
+    """Until none of them runs; one that nobody has waited for yet does not run."""
+    until = time.monotonic() + seconds
+    while left := [pid for pid in processes if _command(pid)]:
+        assert time.monotonic() < until, [_command(pid) for pid in left]
+        time.sleep(0.1)
 
 
 def free_ports(count: int) -> list[int]:
@@ -139,4 +151,7 @@ def _descendants(pid: int) -> list[int]:
 
 
 def _command(pid: int) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""

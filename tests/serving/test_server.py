@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import signal
+import sys
 import threading
 import time
 import urllib.error
@@ -14,11 +15,12 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from served import Served, served
+from served import Served, served, wait_for_the_end_of
 
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.runtime import GenerationRequest, generate
 from vexpress_trt.runtime.video_output import choose_encoder
+from vexpress_trt.serving import command
 from vexpress_trt.serving.client import ServerBusy, ServerError
 
 RUNNING, WAITING = 'vexpress_requests{state="running"}', 'vexpress_requests{state="waiting"}'
@@ -164,13 +166,17 @@ def test_no_inputs_are_left_on_the_servers_disk(server: Served) -> None:
     assert not list(folder.glob("vexpress-serve-*/scratch/vexpress-job-*"))
 
 
-def test_sigterm_drains(serve_environment: Path, long_clip: GenerationRequest, tmp_path: Path) -> None:
+@pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGHUP, signal.SIGHUP]], ids=["sigterm", "terminal"])
+def test_sigterm_and_a_closing_terminal_drain(
+    serve_environment: Path, long_clip: GenerationRequest, tmp_path: Path, signals: list[int]
+) -> None:
     request = replace(long_clip, num_inference_steps=2, guidance_scale=1.0)
     with served(serve_environment, tmp_path, "--backend=onnxruntime", "--threads=1") as server:
         with server.client() as client, server.client() as late:
             generation = client.generate(request)
-            server.process.send_signal(signal.SIGTERM)
-            server.wait_for_log("nothing new is taken")
+            for number in signals:
+                server.process.send_signal(number)
+                server.wait_for_log("nothing new is taken")
             time.sleep(0.5)  # the model looks for that several times a second
             with pytest.raises(ServerBusy, match="ending"):
                 late.generate(request)
@@ -179,13 +185,51 @@ def test_sigterm_drains(serve_environment: Path, long_clip: GenerationRequest, t
     assert not list(tmp_path.glob("vexpress-serve-*"))
 
 
-def test_when_triton_dies_the_server_says_so_and_leaves_nothing(serve_environment: Path, tmp_path: Path) -> None:
+def test_a_second_signal_ends_everything_in_the_middle_of_a_clip(
+    serve_environment: Path, long_clip: GenerationRequest, tmp_path: Path
+) -> None:
+    with served(serve_environment, tmp_path, "--backend=onnxruntime", "--threads=1") as server:
+        processes = server.processes()
+        with server.client() as client:
+            generation = client.generate(replace(long_clip, num_inference_steps=1000))
+            server.process.send_signal(signal.SIGINT)
+            server.wait_for_log("nothing new is taken")
+            server.process.send_signal(signal.SIGINT)
+            assert server.process.wait(15) == 1  # Triton itself would wait for the clip, as long as its client does
+            with pytest.raises(ServerError, match="ended the stream"):
+                list(generation)
+        wait_for_the_end_of(processes)
+    assert not list(tmp_path.glob("vexpress-serve-*"))
+
+
+def test_a_killed_server_takes_triton_and_workers_along(serve_environment: Path, tmp_path: Path) -> None:
+    with served(serve_environment, tmp_path, "--backend=onnxruntime", "--threads=1") as server:
+        processes = server.processes()
+        server.process.kill()
+        wait_for_the_end_of(processes)
+
+
+def test_messages_that_nobody_reads_any_more_do_not_end_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stderr", Closed())
+    command._say("ending")
+
+
+def test_when_triton_dies_the_server_says_so_and_leaves_nothing(
+    serve_environment: Path, long_clip: GenerationRequest, tmp_path: Path
+) -> None:
     with served(serve_environment, tmp_path, "--backend=onnxruntime", "--threads=1") as server:
         (folder,) = (path.name for path in tmp_path.glob("vexpress-serve-*"))
         assert list(Path("/dev/shm").glob(f"{folder}*"))
-        os.kill(server.triton(), signal.SIGKILL)
-        assert server.process.wait(30) == 1
+        processes = server.processes()
+        with in_progress(server, replace(long_clip, num_inference_steps=1000)):
+            os.kill(server.triton(), signal.SIGKILL)
+            assert server.process.wait(30) == 1
         assert "Triton ended unexpectedly" in server.log()
+        wait_for_the_end_of(processes)
     assert not list(Path("/dev/shm").glob(f"{folder}*"))
     assert not list(tmp_path.glob("vexpress-serve-*"))
 
