@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from denoiser_inputs import denoiser_inputs
 
 from vexpress_trt.engines.call_sizes import CHUNK
 from vexpress_trt.engines.errors import UserError
@@ -37,13 +38,7 @@ class Denoiser:
     """Predicts from all of its inputs, into one array."""
 
     def __init__(self, batch: int, channels: int, height: int, width: int) -> None:
-        inputs = (
-            TensorSpec("latents", "float32", ("B", "F", 4, "h", "w")),
-            TensorSpec("timestep", "float32", ("B",)),
-            TensorSpec("tokens", "float32", ("B", "F", 5, 3)),
-            TensorSpec("kps_feature", "float32", ("B", "F", channels, "h", "w")),
-            TensorSpec("key_00", "float32", (1, 2, "h*w", 4)),
-        )
+        inputs = (*denoiser_inputs(channels=channels), TensorSpec("key_00", "float32", (1, 2, "h*w", 4)))
         self.spec = SimpleNamespace(name="denoiser_guided", inputs=inputs)
         self.output = np.empty((batch, 2, FRAMES, 4, height, width), np.float32)
         self.seen: dict[str, set[int]] = {}

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from denoiser_inputs import denoiser_inputs
 from fake_driver.stand_in import StandIn, array_at
 
 from vexpress_trt.engines.device_engine import DeviceEngine
@@ -89,15 +90,9 @@ def frames_of(
     """The frames of a clip whose steps alternate between both denoisers, uint8 [L, 16, 24, 3]; if not `decoded`, its
     latents, float32 [L, 4, 2, 3]."""
     plan = WindowPlan(6, 2, windows)
-    inputs = (
-        TensorSpec("latents", "float32", ("B", "F", 4, "h", "w")),
-        TensorSpec("timestep", "float32", ("B",)),
-        TensorSpec("tokens", "float32", ("B", "F", 5, 3)),
-        TensorSpec("kps_feature", "float32", ("B", "F", 2, "h", "w")),
-    )
     denoisers = [
         Computing(
-            stand_in, gpu, f"denoiser of {halves}", inputs,
+            stand_in, gpu, f"denoiser of {halves}", denoiser_inputs(),
             TensorSpec("prediction", "float32", ("B", halves, "F", 4, "h", "w")),
             lambda halves=halves, **given: predicted(halves, **given),
         )

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from denoiser_inputs import denoiser_inputs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from unsteady_device import UnsteadyDevice
@@ -96,12 +97,7 @@ class Predicting(Computing):
 
     def __init__(self, device: HostDevice) -> None:
         super().__init__(device, "denoiser_guided", *([TensorSpec("prediction", "float32", CALL)] * 2), np.sin)
-        self.spec.inputs = (
-            TensorSpec("latents", "float32", ("B", "F", 4, "h", "w")),
-            TensorSpec("timestep", "float32", ("B",)),
-            TensorSpec("tokens", "float32", ("B", "F", 5, 3)),
-            TensorSpec("kps_feature", "float32", ("B", "F", 2, "h", "w")),
-        )
+        self.spec.inputs = denoiser_inputs()
 
     def _compute(self) -> None:
         buffers = self._buffers

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from denoiser_inputs import denoiser_inputs
 
 from vexpress_trt.engines.device_engine import DeviceEngine
 from vexpress_trt.engines.driver import driver
@@ -110,14 +111,8 @@ class Mixing(DeviceEngine):
     cancelled = False
 
     def __init__(self, device: Device) -> None:
-        inputs = (
-            TensorSpec("latents", "float32", ("B", "F", 4, "h", "w")),
-            TensorSpec("timestep", "float32", ("B",)),
-            TensorSpec("tokens", "float16", ("B", "F", 5, 3)),
-            TensorSpec("kps_feature", "float16", ("B", "F", 2, "h", "w")),
-        )
         outputs = (TensorSpec("prediction", "float32", ("B", 2, "F", 4, "h", "w")),)
-        self.spec = SimpleNamespace(name="denoiser_guided", inputs=inputs, outputs=outputs)
+        self.spec = SimpleNamespace(name="denoiser_guided", inputs=denoiser_inputs("float16"), outputs=outputs)
         self._device = device
 
     def bind_buffers(self, **buffers: Buffer) -> None:

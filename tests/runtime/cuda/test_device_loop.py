@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from denoiser_inputs import denoiser_inputs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from joint_order import joint_order
@@ -31,15 +32,9 @@ class Predicting(DeviceEngine):
     """A denoiser on arrays: predicts from all of its inputs; `halves` as of a guided graph or one without guidance."""
 
     def __init__(self, device: HostDevice, halves: int, window: int) -> None:
-        inputs = (
-            TensorSpec("latents", "float32", ("B", "F", 4, "h", "w")),
-            TensorSpec("timestep", "float32", ("B",)),
-            TensorSpec("tokens", "float16", ("B", "F", 5, 3)),
-            TensorSpec("kps_feature", "float16", ("B", "F", 2, "h", "w")),
-        )
         outputs = (TensorSpec("prediction", "float32", ("B", halves, "F", 4, "h", "w")),)
         name = "denoiser_guided" if halves == 2 else "denoiser_single"
-        self.spec = SimpleNamespace(name=name, inputs=inputs, outputs=outputs)
+        self.spec = SimpleNamespace(name=name, inputs=denoiser_inputs("float16"), outputs=outputs)
         self.cancelled = False
         self.captured = self.replayed = 0
         self._device = device
