@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from small_model import SMALL_MODEL
 
 from vexpress_trt.engines.bundle import Bundle, write_bundle
 from vexpress_trt.engines.manifest import PRECISION_DTYPE, GraphSpec, ModelConfig, TensorSpec
@@ -17,23 +18,6 @@ from vexpress_trt.engines.manifest import PRECISION_DTYPE, GraphSpec, ModelConfi
 if TYPE_CHECKING:
     from vexpress_trt.export.checkpoints import Checkpoints
 
-MODEL = ModelConfig(
-    image_width=64,
-    image_height=64,
-    context_frames=12,
-    max_context_frames=32,
-    latent_channels=4,
-    vae_scale_factor=8,
-    latent_scaling=0.18215,
-    feature_channels=32,
-    cross_attention_dim=48,
-    audio_hidden_dim=64,
-    audio_window_rows=10,
-    audio_tokens=5,
-    audio_encoder_layers=2,
-    audio_sample_rate=16000,
-    attention_blocks=1,
-)
 NAMES = {"producer": "tests 1.0", "licence": "none", "provenance": {"checkpoints": {"a.bin": "12" * 32}}}
 WEIGHT = (np.arange(16, dtype=np.float32).reshape(4, 4) - 7.5) / 8
 ELEMENT = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
@@ -57,7 +41,7 @@ def checkpoints(golden_dir: Path) -> "Checkpoints":
 
 @pytest.fixture
 def model_config() -> ModelConfig:
-    return MODEL
+    return SMALL_MODEL
 
 
 @pytest.fixture
@@ -80,7 +64,7 @@ def make_bundle(save_graph: Callable[..., None]) -> Callable[..., Bundle]:
     def make(root: Path, precisions: Iterable[str] = ("fp32",), keep: Bundle | None = None) -> Bundle:
         with write_bundle(root, keep=keep) as writer:
             specs = tuple(_write_graph(writer, save_graph, precision) for precision in precisions)
-            writer.finish(model=MODEL, graphs=specs, networks={}, random_weights=True, **NAMES)
+            writer.finish(model=SMALL_MODEL, graphs=specs, networks={}, random_weights=True, **NAMES)
         return Bundle.open(root)
 
     return make

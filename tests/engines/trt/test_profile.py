@@ -1,10 +1,12 @@
 """What sizes an engine is built for."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small_model import SMALL_MODEL
 
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.manifest import GraphSpec, ModelConfig, TensorSpec
@@ -29,11 +31,7 @@ AUDIO = GraphSpec(
 GUIDER = GraphSpec(
     "kps_guider", "fp16", "k.onnx", (TensorSpec("rgb", "float32", ("N", 3, "8*h", "8*w")),), (), ("k.onnx",)
 )
-MODEL = ModelConfig(
-    image_width=512, image_height=384, context_frames=24, max_context_frames=32, latent_channels=4, vae_scale_factor=8,
-    latent_scaling=0.18215, feature_channels=32, cross_attention_dim=48, audio_hidden_dim=64, audio_window_rows=10,
-    audio_tokens=5, audio_encoder_layers=2, audio_sample_rate=16_000, attention_blocks=1,
-)  # fmt: skip
+MODEL = replace(SMALL_MODEL, image_width=512, image_height=384, context_frames=24)
 
 
 @pytest.fixture

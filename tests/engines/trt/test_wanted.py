@@ -1,15 +1,17 @@
 """The command that a refusal names is read back by the real command line and builds what was missing, or damaged."""
 
 import shlex
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
+from small_model import SMALL_MODEL
 
 from vexpress_trt import cli
 from vexpress_trt.engines.call_sizes import ClipSizes
-from vexpress_trt.engines.manifest import GraphSpec, ModelConfig, TensorSpec
+from vexpress_trt.engines.manifest import GraphSpec, TensorSpec
 from vexpress_trt.engines.trt import build as build_module
 from vexpress_trt.engines.trt.build import BuildSettings
 from vexpress_trt.engines.trt.profile import Profile, ProfileSettings
@@ -17,11 +19,7 @@ from vexpress_trt.engines.trt.report import BuildReport
 from vexpress_trt.engines.trt.size_flags import Range
 from vexpress_trt.engines.trt.wanted import SizeWords, outside
 
-MODEL = ModelConfig(
-    image_width=512, image_height=384, context_frames=24, max_context_frames=32, latent_channels=4, vae_scale_factor=8,
-    latent_scaling=0.18215, feature_channels=32, cross_attention_dim=48, audio_hidden_dim=64, audio_window_rows=10,
-    audio_tokens=5, audio_encoder_layers=2, audio_sample_rate=16_000, attention_blocks=1,
-)  # fmt: skip
+MODEL = replace(SMALL_MODEL, image_width=512, image_height=384, context_frames=24)
 WORDS = SizeWords(MODEL)
 
 
