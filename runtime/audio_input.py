@@ -19,6 +19,7 @@ SUFFIXES = (".wav", ".mp3", ".m4a", ".aac", ".flac", ".opus", ".ogg", ".mp4", ".
 MAX_FILE_BYTES = 4 << 30
 MAX_SECONDS = 2 * 3600.0
 SILENCE = 1e-4  # a peak below this is no speech: -80 dB of full scale
+LOUDEST = 100.0  # full scale is 1; FFmpeg's AAC encoder never ends with samples of 1e5
 _DAMAGED_SHARE = 0.02
 _MEASURED_FRAME = SAMPLE_RATE // 50
 # What a file holds decides how it is read, not its suffix: without these a playlist could fetch other files.
@@ -83,10 +84,7 @@ def decode_audio(path: Path, *, upstream: bool = False) -> Audio:
         rate, channels = stream.rate, stream.channels
     if not len(waveform):
         raise UserError(f"{path} holds no sound: choose another file")
-    peak = np.max([np.abs(block).max() for block in waveform.blocks()])  # NaN where a sample is
-    if not np.isfinite(peak):
-        raise UserError(f"{path} holds samples that are not numbers: convert it or choose another")
-    if peak < SILENCE:
+    if max(np.abs(block).max() for block in waveform.blocks()) < SILENCE:
         raise UserError(f"{path} is silent: choose a file with speech")
     return Audio(waveform, rate, channels)
 
@@ -129,10 +127,17 @@ def sound_planes(
 ) -> Iterator[np.ndarray]:
     """The first audio stream in pieces, float32 [channels, n], at this rate and layout (None: the stream's own).
 
-    A few damaged packets are left out with a warning. Raises UserError where there are more.
+    A few damaged packets are left out with a warning. Raises UserError where there are more, and for samples that are
+    not numbers or beyond LOUDEST.
     """
     try:
-        yield from _resampled(media.streams.audio[0], _frames(media, path), rate, layout)
+        for piece in _resampled(media.streams.audio[0], _frames(media, path), rate, layout):
+            if not np.abs(piece).max(initial=0.0) <= LOUDEST:  # also catches NaN
+                raise UserError(
+                    f"{path} holds samples that are not numbers, or over {LOUDEST:g} times full scale: convert it or "
+                    "choose another"
+                )
+            yield piece
     except av.FFmpegError as problem:
         raise UserError(f"{path} is not readable as sound ({problem.strerror}): convert it or choose another") from None
 
@@ -145,14 +150,19 @@ def _resampled(
         form = (frame.format.name, frame.layout.name, frame.sample_rate)
         if form != current:  # a stream may change its form on the way, a resampler may not
             if resampler is not None:
-                yield from (piece.to_ndarray() for piece in resampler.resample(None))
+                yield from map(_plane, resampler.resample(None))
             target = target or frame.layout
-            resampler = av.AudioResampler(format="fltp", layout=target, rate=rate or stream.rate)
+            resampler = av.AudioResampler(format="flt", layout=target, rate=rate or stream.rate)
             current = form
         frame.pts = None  # a gap in the time stamps must not trip the resampler
-        yield from (piece.to_ndarray() for piece in resampler.resample(frame))
+        yield from map(_plane, resampler.resample(frame))
     if resampler is not None:
-        yield from (piece.to_ndarray() for piece in resampler.resample(None))
+        yield from map(_plane, resampler.resample(None))
+
+
+def _plane(piece: av.AudioFrame) -> np.ndarray:
+    """Float32 [channels, n] of interleaved samples: of separate planes PyAV knows eight, and reads beyond them."""
+    return np.ascontiguousarray(piece.to_ndarray().reshape(-1, piece.layout.nb_channels).T)
 
 
 def _frames(media: av.container.InputContainer, path: Path) -> Iterator[av.AudioFrame]:

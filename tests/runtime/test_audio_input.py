@@ -44,6 +44,19 @@ def test_float_wav_is_exact(tmp_path, make_sound, upstream):
 
 
 @pytest.mark.parametrize("upstream", [False, True])
+@pytest.mark.parametrize("channels", [6, 8, 12, 24, 64])
+def test_the_mean_of_any_number_of_channels(tmp_path, channels, upstream):
+    values = np.random.default_rng(0).integers(-32768, 32768, (4000, channels)).astype("<i2")
+    file = tmp_path / "a.wav"
+    with wave.open(str(file), "wb") as output:
+        output.setparams((channels, 2, 16_000, 0, "NONE", ""))
+        output.writeframes(values.tobytes())
+    audio = decode_audio(file, upstream=upstream)
+    assert audio.channels == channels
+    np.testing.assert_allclose(audio.samples, values.mean(axis=1) / 32768, atol=1e-6)
+
+
+@pytest.mark.parametrize("upstream", [False, True])
 @pytest.mark.parametrize("width", [1, 3, 4])
 def test_every_width_of_integer_is_exact(tmp_path, width, upstream):
     """8 bits are stored without a sign, 24 packed; the loudest values at both ends are among them."""
@@ -287,6 +300,15 @@ def test_silent_and_not_finite_sound(tmp_path, make_sound):
     broken = tone(16_000)
     broken[0, 100] = np.nan
     assert "not numbers" in refusal(make_sound(tmp_path / "b.wav", broken, 16_000, "pcm_f32le", "flt"))
+
+
+@pytest.mark.parametrize("upstream", [False, True])
+def test_whole_numbers_stored_as_fractions_are_refused(tmp_path, make_sound, upstream):
+    """Full scale is 1: FFmpeg's AAC encoder, which would put the sound into the clip, hangs over 1e5 and more."""
+    file = make_sound(tmp_path / "a.wav", tone(16_000) * 32768, 16_000, "pcm_f32le", "flt")
+    assert "over 100 times full scale" in refusal(file, upstream=upstream)
+    loud = make_sound(tmp_path / "b.wav", tone(16_000) * 10, 16_000, "pcm_f32le", "flt")
+    assert np.abs(decode_audio(loud, upstream=upstream).samples).max() == pytest.approx(5, rel=1e-3)
 
 
 def test_too_long_sound_is_refused_while_decoding(tmp_path, make_sound, monkeypatch):
