@@ -37,7 +37,6 @@ except ImportError as problem:
 MAX_SIDE = 1 << 14  # pixels
 MAX_MESSAGE = 64 << 20  # bytes of one answer: a frame of the largest size has 12 MiB
 _REMEDIES = {
-    protocol.BUSY: "try again later",
     protocol.UNAUTHORIZED: f"give the server's token with --token or {protocol.TOKEN_VARIABLE}",
     protocol.TIMEOUT: "give shorter speech or fewer steps, or let the server allow more time",
 }

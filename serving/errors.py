@@ -13,5 +13,5 @@ class Refusal(Exception):
 
     @property
     def text(self) -> str:
-        """As it travels."""
-        return refusal(self.code, self.sentence)
+        """As it travels, in UTF-8: half a surrogate pair, which JSON can name, is written out."""
+        return refusal(self.code, self.sentence).encode(errors="backslashreplace").decode()

@@ -155,6 +155,9 @@ def _text(name: str, content: dict[str, Any]) -> Any:
 def _inputs(request: Any) -> tuple[bytes, bytes, bytes | None, bytes]:
     """Portrait, audio, key points (or None) and settings. Raises Refusal."""
     found = {tensor.name(): tensor for tensor in request.inputs()}
+    for name in (protocol.PORTRAIT, protocol.AUDIO):
+        if name not in found:
+            raise Refusal(protocol.INVALID, f"the {name} is missing.")
     portrait, audio = (found[name].as_numpy().tobytes() for name in (protocol.PORTRAIT, protocol.AUDIO))
     kps = found[protocol.KPS].as_numpy().tobytes() if protocol.KPS in found else None
     if protocol.SETTINGS not in found:

@@ -79,7 +79,7 @@ def test_a_track_takes_along_the_size_and_rate_that_lie_beside_it(
     ("text", "kind", "words"),
     [
         ("invalid: the portrait is empty.", UserError, "the portrait is empty."),
-        ("[request id: 1] busy: 8 requests wait.", ServerBusy, "busy: 8 requests wait; try again later."),
+        ("[request id: 1] busy: 8 requests wait.", ServerBusy, "busy: 8 requests wait."),
         ("unauthorized: no token.", ServerError, "--token"),
         ("timeout: 60 s are over.", ServerError, "fewer steps"),
         ("failed: the worker died.", ServerError, "the server failed: the worker died."),

@@ -61,6 +61,7 @@ SETTINGS = (  # text of `settings`, each to be refused
     b'{"compat": "downstream"}',
     b'{"solver": ["ddim"]}',
     b'{"retarget_strategy": "fix_face\\u0000"}',
+    b'{"crop": "\\ud800"}',
     b'{"save_gpu_memory": 1}',
     b'{"a' + b"a" * 70_000 + b'": 1}',
 )
@@ -116,6 +117,7 @@ def _another(draw: random.Random, files: dict[str, bytes], name: str) -> bytes:
 # Messages that break Triton's own rules, made from a whole one.
 MESSAGES = {
     "no inputs": lambda message: (message.ClearField("inputs"), message.ClearField("raw_input_contents")),
+    "no audio": lambda message: (message.inputs.pop(1), message.raw_input_contents.pop(1)),
     "bytes missing": lambda message: message.raw_input_contents.pop(),
     "bytes of another shape": lambda message: message.inputs[0].shape.__setitem__(0, 2**40),
     "negative shape": lambda message: message.inputs[0].shape.__setitem__(0, -5),
@@ -199,7 +201,7 @@ def test_settings_that_are_none_are_refused_without_a_server(text: bytes) -> Non
     with pytest.raises(Refusal) as problem:
         Job.of(b"portrait", b"audio", None, text, _Nobody(), Limits())
     assert problem.value.code == protocol.INVALID
-    assert len(problem.value.text) < 1500
+    assert len(problem.value.text.encode()) < 1500
 
 
 class _Nobody:
