@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vexpress_trt.export.nets.configs import NetworkConfigs
+from vexpress_trt.export.nets.reference import Reference
 
 State = dict[str, Tensor]
 PARTS = ("reference_net", "denoising_unet", "motion_module", "v_kps_guider", "audio_projection")
@@ -92,6 +93,35 @@ def trace(golden_dir: Path) -> Callable[[str], list[dict]]:
 def assert_golden() -> Callable[[Tensor, Tensor], None]:
     """Asserts equality within the tolerance that the golden data suggests for single modules."""
     return lambda actual, expected: torch.testing.assert_close(actual, expected, rtol=1e-4, atol=2e-5)
+
+
+@pytest.fixture(scope="module")
+def reference(configs: NetworkConfigs, weights: dict[str, State]) -> Reference:
+    """The reference network of the tiny golden model."""
+    return Reference.from_state_dicts(configs.unet, weights["reference_net"], weights["denoising_unet"])
+
+
+@pytest.fixture
+def assert_golden_at_odd_size(
+    golden: Callable, reference: Reference, assert_golden: Callable
+) -> Callable[[torch.nn.Module], None]:
+    """Asserts that a denoiser without guidance predicts what the original did for five frames of 20x12 latents."""
+
+    def check(denoiser: torch.nn.Module) -> None:
+        arrays = golden("denoising_unet_nocfg_oddsize")
+        prediction = denoiser(
+            arrays["latents"].transpose(1, 2),
+            arrays["timestep"].reshape(1),
+            arrays["audio_tokens"][None],
+            arrays["kps_features"].transpose(1, 2),
+            reference(arrays["ref_latents"]),
+            torch.tensor([0.95]),
+            torch.tensor([3.0]),
+        )
+        assert prediction.shape == (1, 1, 5, 4, 12, 20)
+        assert_golden(prediction[:, 0].transpose(1, 2), arrays["out"])
+
+    return check
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from vexpress_trt.export.nets.configs import UNetConfig
-from vexpress_trt.export.nets.reference import Reference, ReferenceNet
+from vexpress_trt.export.nets.reference import ReferenceNet
 from vexpress_trt.export.nets.unet import transformer_names
 
 
@@ -56,8 +56,7 @@ def test_every_parameter_acts(configs, weights):
     assert [name for name, parameter in net.named_parameters() if not parameter.grad.any()] == []
 
 
-def test_keys_and_values_are_the_projected_taps(net, configs, weights, golden, assert_golden):
-    reference = Reference.from_state_dicts(configs.unet, weights["reference_net"], weights["denoising_unet"])
+def test_keys_and_values_are_the_projected_taps(net, reference, configs, weights, golden, assert_golden):
     latents = golden("denoising_unet_nocfg_oddsize")["ref_latents"]
     outputs = reference(latents)
     names = transformer_names(configs.unet)

@@ -12,7 +12,6 @@ from vexpress_trt.export.nets.denoiser import Denoiser
 from vexpress_trt.export.nets.fused import operations
 from vexpress_trt.export.nets.fused.denoiser import FusedDenoiser
 from vexpress_trt.export.nets.fused.hidden import as_rows
-from vexpress_trt.export.nets.reference import Reference
 from vexpress_trt.export.random_model import TINY
 
 WEIGHTS = {"out_w1_1": (1.0, 1.0), "out_w095_3": (0.95, 3.0)}
@@ -25,11 +24,6 @@ OPERATIONS = (
 def build(configs, denoiser_weights):
     """guided -> the denoiser of the tiny golden model."""
     return lambda guided: Denoiser.from_state_dict(configs.unet, configs.motion, denoiser_weights, guided=guided)
-
-
-@pytest.fixture(scope="module")
-def reference(configs, weights):
-    return Reference.from_state_dicts(configs.unet, weights["reference_net"], weights["denoising_unet"])
 
 
 def scalars(*values):
@@ -97,18 +91,8 @@ def test_guided_prediction_equals_the_original(build, reference, golden, assert_
         assert_golden(prediction[0, half].transpose(0, 1), arrays[name][half])
 
 
-def test_single_prediction_at_an_odd_size_equals_the_original(build, reference, golden, assert_golden):
-    arrays = golden("denoising_unet_nocfg_oddsize")
-    prediction = FusedDenoiser(build(False))(
-        arrays["latents"].transpose(1, 2),
-        arrays["timestep"].reshape(1),
-        arrays["audio_tokens"][None],
-        arrays["kps_features"].transpose(1, 2),
-        reference(arrays["ref_latents"]),
-        *scalars(0.95, 3.0),
-    )
-    assert prediction.shape == (1, 1, 5, 4, 12, 20)
-    assert_golden(prediction[:, 0].transpose(1, 2), arrays["out"])
+def test_single_prediction_at_an_odd_size_equals_the_original(build, assert_golden_at_odd_size):
+    assert_golden_at_odd_size(FusedDenoiser(build(False)))
 
 
 @pytest.mark.parametrize("guided", [True, False], ids=["guided", "single"])
