@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.engines.files import atomic_path, user_cache
+from vexpress_trt.engines.files import atomic_path, looking, user_cache
 from vexpress_trt.engines.manifest import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
@@ -36,6 +36,7 @@ class Bundle:
     manifest: Manifest
 
     @classmethod
+    @looking()
     def open(cls, path: Path | str, *, verify: bool = False) -> "Bundle":
         """Open and check the bundle at `path`: manifest, presence, sizes and hashes of all files.
 
@@ -43,7 +44,7 @@ class Bundle:
         names the file and what is wrong with it.
         """
         root = Path(path)
-        if not root.exists():
+        if not os.path.exists(root):
             raise UserError(f"there is no bundle at {root}: make one with `vexpress export --bundle {root} ...`")
         if not root.is_dir():
             raise UserError(f"{root} is not a bundle: a bundle is a folder with a {MANIFEST_NAME}")
@@ -103,10 +104,7 @@ class Bundle:
             size = path.stat().st_size
             if size != record.size:
                 raise UserError(f"{path} is damaged: it has {size} bytes instead of {record.size}; export it again")
-        try:
-            hashes = file_hashes(self.root, list(records), remembered=not verify)
-        except OSError as problem:
-            raise UserError(f"cannot read {problem.filename}: {problem.strerror}; check its permissions") from None
+        hashes = file_hashes(self.root, list(records), remembered=not verify)
         for relative, record in records.items():
             if hashes[relative] != record.sha256:
                 raise UserError(
@@ -190,7 +188,9 @@ def write_bundle(
     folder that is not a bundle (it is never deleted), or cannot be written.
     """
     target = Path(target)
-    if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST_NAME).is_file():
+    with looking():
+        foreign = target.is_dir() and any(target.iterdir()) and not (target / MANIFEST_NAME).is_file()
+    if foreign:
         raise UserError(f"{target} is a folder without a {MANIFEST_NAME}, not a bundle: choose another path")
     with atomic_path(target, directory=True) as root:
         writer = BundleWriter(root, target)
@@ -228,6 +228,4 @@ def _read_manifest(root: Path) -> Manifest:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise UserError(f"{path} is damaged: it is not UTF-8 text; export the bundle again") from None
-    except OSError as problem:
-        raise UserError(f"cannot read {path}: {problem.strerror}; check its permissions") from None
     return Manifest.from_json(text, str(path))

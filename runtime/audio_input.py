@@ -1,6 +1,7 @@
 """Speech in: any sound file, or the sound of a video, as 16 kHz mono float32."""
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -184,7 +185,7 @@ def _frames(media: av.container.InputContainer, path: Path) -> Iterator[av.Audio
 
 
 def _check_file(path: Path) -> None:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"the audio {path} does not exist or is not a file: check --audio_path")
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"{path}: the suffix {path.suffix or '(none)'} is none of {', '.join(SUFFIXES)}")

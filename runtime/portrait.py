@@ -1,6 +1,7 @@
 """The portrait: any photo as RGB pixels, cropped to the output's shape or squashed as upstream does."""
 
 import logging
+import os
 import struct
 import warnings
 from pathlib import Path
@@ -27,7 +28,7 @@ def load_portrait(path: Path, *, minimum: tuple[int, int] | None = None, upstrea
     missing, empty, huge, damaged, no picture, or below 64 pixels.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path's, also False for a name too long or a closed folder
         raise UserError(f"the portrait {path} does not exist or is not a file: check --reference_image_path")
     size = path.stat().st_size
     if not 0 < size <= MAX_FILE_BYTES:

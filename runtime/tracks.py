@@ -9,6 +9,7 @@ Tracks come from the internet, so size, shape and values are checked before anyt
 
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
@@ -48,7 +49,7 @@ def load_track(path: Path) -> Track:
     """
     path = Path(path)
     _check_suffix(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"the key-point track {path} does not exist or is not a file; check --kps_path")
     size = path.stat().st_size
     if size == 0:
@@ -121,7 +122,7 @@ def _load_npy(path: Path) -> Track:
 
 
 def _read_sidecar(path: Path) -> tuple[tuple[int, int] | None, float | None]:
-    if not path.exists():
+    if not os.path.exists(path):
         return None, None
     try:
         if path.stat().st_size > _MAX_SIDECAR_BYTES:

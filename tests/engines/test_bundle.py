@@ -82,7 +82,12 @@ def test_a_copy_of_a_bundle_is_the_same_bundle(bundle: Bundle, tmp_path: Path) -
 def test_what_is_no_bundle_is_said_so(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
-    for name, said in [("none", "no bundle at"), ("file", "a bundle is a folder"), ("folder", "has no manifest.json")]:
+    for name, said in [
+        ("none", "no bundle at"),
+        ("x" * 300, "no bundle at"),
+        ("file", "a bundle is a folder"),
+        ("folder", "has no manifest.json"),
+    ]:
         with pytest.raises(UserError, match=said):
             Bundle.open(tmp_path / name)
     (tmp_path / "folder" / MANIFEST_NAME).write_bytes(b"\xff\xfe")

@@ -166,6 +166,7 @@ def refusal(path, **options) -> str:
 
 def test_missing_empty_and_wrongly_named_files(tmp_path):
     assert "does not exist" in refusal(tmp_path / "none.wav")
+    assert "does not exist" in refusal(tmp_path / ("x" * 300 + ".wav"))
     (tmp_path / "folder.wav").mkdir()
     assert "not a file" in refusal(tmp_path / "folder.wav")
     (tmp_path / "empty.wav").touch()

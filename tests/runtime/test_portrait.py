@@ -152,6 +152,7 @@ def refusal(path) -> str:
 
 def test_missing_empty_corrupt_and_wrong_files(tmp_path):
     assert "does not exist" in refusal(tmp_path / "none.png")
+    assert "does not exist" in refusal(tmp_path / ("x" * 300 + ".png"))
     assert "not a file" in refusal(tmp_path)
     (tmp_path / "empty.png").touch()
     assert "is empty" in refusal(tmp_path / "empty.png")

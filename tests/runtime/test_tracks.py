@@ -214,9 +214,16 @@ def test_broken_sidecar_is_named(tmp_path, text):
     assert "kps.npy.json" in refusal(path)
 
 
+def test_a_name_that_leaves_no_room_for_a_sidecar(tmp_path):
+    path = tmp_path / ("x" * 250 + ".npy")
+    np.save(path, POINTS)
+    assert load_track(path).size is None
+
+
 def test_missing_empty_folder_and_huge_files(tmp_path, monkeypatch):
     path = tmp_path / "kps.pth"
     assert "does not exist" in refusal(path)
+    assert "does not exist" in refusal(tmp_path / ("x" * 300 + ".pth"))
     path.write_bytes(b"")
     assert "is empty" in refusal(path)
     (tmp_path / "folder.pth").mkdir()
