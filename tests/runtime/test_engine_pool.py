@@ -10,8 +10,7 @@ import pytest
 pytest.importorskip("av", reason="needs media input")
 pytest.importorskip("diffusers", reason="needs the export extra")
 
-from media import write_wav  # noqa: E402
-from PIL import Image  # noqa: E402
+from media import write_inputs  # noqa: E402
 
 from vexpress_trt.engines.bundle import Bundle  # noqa: E402
 from vexpress_trt.engines.engine import Engine, load_engine  # noqa: E402
@@ -19,7 +18,6 @@ from vexpress_trt.engines.selection import choose_engines  # noqa: E402
 from vexpress_trt.engines.verify import vector_inputs  # noqa: E402
 from vexpress_trt.runtime import GenerationRequest, engine_loader, generate  # noqa: E402
 from vexpress_trt.runtime.engine_pool import EnginePool, engine_key  # noqa: E402
-from vexpress_trt.runtime.tracks import save_track  # noqa: E402
 
 GRAPHS = {
     "vae_encoder",
@@ -48,15 +46,8 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[Engine]:
 
 @pytest.fixture(params=["onnxruntime", "openvino"])
 def request_of_a_clip(request: pytest.FixtureRequest, other_bundle: Path, tmp_path: Path) -> GenerationRequest:
-    random = np.random.default_rng(0)
-    Image.fromarray(random.integers(0, 256, (72, 104, 3), dtype=np.uint8)).save(tmp_path / "ref.png")
-    write_wav(tmp_path / "aud.wav", random.normal(0, 0.1, 12800).astype(np.float32))
-    points = np.array([[40, 40], [70, 40], [55, 60]], np.float32)
-    save_track(tmp_path / "kps.npy", np.repeat(points[None], 30, axis=0), (104, 72), 25.0)
     return GenerationRequest(
-        tmp_path / "ref.png",
-        tmp_path / "aud.wav",
-        kps_path=tmp_path / "kps.npy",
+        **write_inputs(tmp_path),
         bundle=other_bundle,
         backend=request.param,
         dtype="fp32",

@@ -9,8 +9,7 @@ import pytest
 pytest.importorskip("av", reason="needs media input")
 pytest.importorskip("diffusers", reason="needs the export extra")
 
-from media import write_wav  # noqa: E402
-from PIL import Image  # noqa: E402
+from media import write_inputs  # noqa: E402
 
 from vexpress_trt.engines import selection  # noqa: E402
 from vexpress_trt.engines.errors import UserError  # noqa: E402
@@ -24,7 +23,6 @@ from vexpress_trt.runtime import (  # noqa: E402
 from vexpress_trt.runtime.cuda import denoise  # noqa: E402
 from vexpress_trt.runtime.cuda.host_device import HostDevice  # noqa: E402
 from vexpress_trt.runtime.engine_pool import EnginePool  # noqa: E402
-from vexpress_trt.runtime.tracks import save_track  # noqa: E402
 
 
 @pytest.mark.parametrize(
@@ -42,15 +40,8 @@ def test_frames_are_those_of_the_cpus_loop(
     settings: dict, other_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    random = np.random.default_rng(0)
-    Image.fromarray(random.integers(0, 256, (72, 104, 3), dtype=np.uint8)).save(tmp_path / "ref.png")
-    write_wav(tmp_path / "aud.wav", random.normal(0, 0.1, 12800).astype(np.float32))
-    points = np.array([[40, 40], [70, 40], [55, 60]], np.float32)
-    save_track(tmp_path / "kps.npy", np.repeat(points[None], 30, axis=0), (104, 72), 25.0)
     request = GenerationRequest(
-        tmp_path / "ref.png",
-        tmp_path / "aud.wav",
-        kps_path=tmp_path / "kps.npy",
+        **write_inputs(tmp_path),
         bundle=other_bundle,
         backend="torch",
         dtype="fp32",
