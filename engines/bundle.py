@@ -44,7 +44,7 @@ class Bundle:
         names the file and what is wrong with it.
         """
         root = Path(path)
-        if not os.path.exists(root):
+        if not root.exists():
             raise UserError(f"there is no bundle at {root}: make one with `vexpress export --bundle {root} ...`")
         if not root.is_dir():
             raise UserError(f"{root} is not a bundle: a bundle is a folder with a {MANIFEST_NAME}")

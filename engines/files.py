@@ -102,14 +102,27 @@ def check_place(target: Path) -> None:
         raise UserError(f"cannot write {target}: {reason}; choose another file or folder") from None
 
 
+@contextlib.contextmanager
+def looking() -> Iterator[None]:
+    """Around what asks for files, or reads them: a path that the system refuses to look up or to open is a UserError.
+
+    Such are names that are too long, and what lies in a folder that this user may not enter.
+    """
+    try:
+        yield
+    except OSError as problem:
+        reason = (problem.strerror or str(problem)).lower()
+        raise UserError(f"cannot read {problem.filename}: {reason}; check the name and its permissions") from None
+
+
 def user_cache() -> Path:
     """This user's folder for what can be made anew: $XDG_CACHE_HOME/vexpress, or ~/.cache/vexpress."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vexpress"
 
 
 def remove(path: Path) -> None:
-    """Delete a file or a whole folder; nothing happens where it does not exist."""
-    if path.is_dir() and not path.is_symlink():
+    """Delete a file or a whole folder; nothing happens where it does not exist, or cannot."""
+    if os.path.isdir(path) and not os.path.islink(path):  # pathlib's raise an exception for too long a name
         shutil.rmtree(path, ignore_errors=True)
     elif os.path.lexists(path):  # asked first: a read-only file system refuses to remove even what is not there
         with contextlib.suppress(FileNotFoundError):

@@ -12,6 +12,7 @@ from typing import Any
 
 from vexpress_trt.engines.bundle import Bundle, BundleWriter, write_bundle
 from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.files import looking
 from vexpress_trt.engines.manifest import SCHEMA_VERSION, GraphSpec, Manifest, ModelConfig, SchedulerConfig
 from vexpress_trt.engines.memory import peak_memory_mib
 from vexpress_trt.engines.precision import Precision
@@ -198,6 +199,7 @@ def model_config(checkpoints: Checkpoints, width: int, height: int, context_fram
     )
 
 
+@looking()
 def _previous(target: Path, checkpoints: Checkpoints, model: ModelConfig, plain: bool) -> Bundle | None:
     """The bundle at `target` to add to, or None where there is nothing. Raises UserError for anything else there."""
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.engines.files import sha256_file
+from vexpress_trt.engines.files import looking, sha256_file
 from vexpress_trt.engines.manifest import FileRecord
 from vexpress_trt.export import layouts
 from vexpress_trt.export.layouts import Renamed, StateDict
@@ -73,6 +73,7 @@ class Checkpoints:
     random_weights: bool = False
 
 
+@looking()
 def load_checkpoints(folder: Path, *, hash_files: bool = True) -> Checkpoints:
     """Read the official layout below `folder` (see `LAYOUT`); sizes come from the configurations and the weights.
 

@@ -12,6 +12,7 @@ from typing import Literal
 import filelock
 
 from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.files import looking
 from vexpress_trt.export.hub_sources import PART_NAMES, PARTS, Part, Source
 
 try:
@@ -83,7 +84,9 @@ def fetch(
     target = Path(target)
     chosen = _chosen_parts(parts)
     endpoint = _checked_endpoint(endpoint)
-    if target.exists() and not target.is_dir():
+    with looking():
+        in_the_way = target.exists() and not target.is_dir()
+    if in_the_way:
         raise UserError(f"{target} is a file; name the folder for the checkpoints")
     listed = _list_parts(chosen, endpoint)
     receipt = Receipt.read(target)
@@ -180,6 +183,7 @@ def _list_repository(repository: str, endpoint: str) -> dict[str, RemoteFile]:
     return files
 
 
+@looking()
 def _examine(part: Part, file: RemoteFile, folder: Path, receipt: Receipt) -> _Item:
     path = folder / file.target
     if path.is_file():

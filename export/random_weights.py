@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.engines.files import atomic_path
+from vexpress_trt.engines.files import atomic_path, looking
 from vexpress_trt.export import checkpoints as official
 from vexpress_trt.export.nets.layout import expected_shapes
 from vexpress_trt.export.nets.library import audio_encoder_shapes, vae_shapes
@@ -58,7 +58,9 @@ def write_random_checkpoints(folder: Path, size: str | RandomModel = "tiny", see
     if model is None:
         raise UserError(f"there is no random model {size!r}; choose from {', '.join(RANDOM_MODELS)}")
     folder = Path(folder)
-    if folder.is_dir() and any(folder.iterdir()):
+    with looking():
+        occupied = folder.is_dir() and any(folder.iterdir())
+    if occupied:
         raise UserError(f"{folder} is not empty; remove it or name another folder for the random checkpoints")
     parts = random_shapes(model)
     _check_disk(folder, parts)

@@ -1,5 +1,6 @@
 """A bundle is opened whole or refused with the name of what is wrong; it is written whole or not at all."""
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -82,17 +83,29 @@ def test_a_copy_of_a_bundle_is_the_same_bundle(bundle: Bundle, tmp_path: Path) -
 def test_what_is_no_bundle_is_said_so(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
-    for name, said in [
-        ("none", "no bundle at"),
-        ("x" * 300, "no bundle at"),
-        ("file", "a bundle is a folder"),
-        ("folder", "has no manifest.json"),
-    ]:
+    for name, said in [("none", "no bundle at"), ("file", "a bundle is a folder"), ("folder", "has no manifest.json")]:
         with pytest.raises(UserError, match=said):
             Bundle.open(tmp_path / name)
     (tmp_path / "folder" / MANIFEST_NAME).write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="not UTF-8"):
         Bundle.open(tmp_path / "folder")
+
+
+def test_a_path_that_cannot_be_looked_up_is_one_sentence(tmp_path: Path) -> None:
+    endless = tmp_path / ("x" * 300)
+    with pytest.raises(UserError, match=f"cannot read {endless}: file name too long"):
+        Bundle.open(endless)
+    with pytest.raises(UserError, match=f"cannot read {endless}"), write_bundle(endless):
+        pytest.fail("the block ran")
+
+
+def test_a_file_that_may_not_be_read_is_named(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> str:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(stamps, "sha256_file", refuse)
+    with pytest.raises(UserError, match=f"cannot read {bundle.root / GRAPH}: permission denied"):
+        Bundle.open(bundle.root, verify=True)
 
 
 def test_a_graph_that_is_not_there_says_what_is(bundle: Bundle) -> None:

@@ -126,6 +126,15 @@ def test_a_folder_that_the_file_system_refuses_is_a_sentence() -> None:
         pytest.fail("the block ran")
 
 
+def test_a_name_too_long_for_the_temporary_is_a_sentence(tmp_path: Path) -> None:
+    for directory in (False, True):
+        with (
+            pytest.raises(UserError, match="cannot write .*: file name too long"),
+            atomic_path(tmp_path / ("x" * 250), directory=directory) as temporary,
+        ):
+            temporary.write_text("a")
+
+
 def test_missing_folders_are_made_and_go_again_when_nothing_is_written(tmp_path: Path) -> None:
     target = tmp_path / "none" / "yet" / "a"
     with pytest.raises(KeyboardInterrupt), atomic_path(target) as temporary:

@@ -248,6 +248,13 @@ def test_a_folder_that_is_not_there_is_one_sentence(tmp_path):
     assert "no folder" in refusal(tmp_path / "nowhere")
 
 
+def test_a_folder_that_cannot_be_looked_up_is_one_sentence(tmp_path):
+    endless = tmp_path / ("x" * 300)
+    for call in (load_checkpoints, write_random_checkpoints):
+        with pytest.raises(UserError, match=f"cannot read {endless}: file name too long"):
+            call(endless)
+
+
 def test_every_missing_unexpected_and_misshaped_tensor_is_listed_by_file(folder):
     def spoil(missing, misshaped):
         def change(state):
