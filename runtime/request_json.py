@@ -1,6 +1,7 @@
 """Values of a request's fields as JSON gives them: the dataclass is the single source of their types."""
 
 import json
+import os
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,10 @@ def field_value(name: str, value: Any) -> Any:
     if isinstance(value, str) and "\0" in value:
         raise UserError(f"{name}: a zero character has no place in it.")
     try:
+        if isinstance(value, str):
+            os.fsencode(value)
         return kind(value)
+    except UnicodeEncodeError:
+        raise UserError(f"{name}: half a character (a surrogate without its other half) has no place in it.") from None
     except OverflowError:
         raise UserError(f"{name}: {str(value)[:20]}... is too large.") from None

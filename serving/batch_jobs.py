@@ -16,6 +16,7 @@ from vexpress_trt.models.box.box import BOX, GRAPHS
 from vexpress_trt.runtime.faces.insightface_detector import find_models
 from vexpress_trt.runtime.request import GenerationRequest
 from vexpress_trt.runtime.request_json import field_value
+from vexpress_trt.runtime.tracks import sidecar
 from vexpress_trt.runtime.video_output import check_output_path
 
 INPUTS = ("reference_image_path", "audio_path", "kps_path")
@@ -91,6 +92,8 @@ def identity(request: GenerationRequest) -> str:
         if spec.name not in apart and (value := getattr(request, spec.name)) is not None
     }
     files = {name: path for name in INPUTS if (path := getattr(request, name)) is not None}
+    if request.kps_path is not None and sidecar(request.kps_path).exists():
+        files["kps_path.json"] = sidecar(request.kps_path)
     if request.face_model_dir is not None and (models := find_models(request.face_model_dir)) is not None:
         files |= {path.name: path for path in models.glob("*.onnx")}
     files["bundle"] = (request.bundle or BOX / GRAPHS) / MANIFEST_NAME  # the manifest holds the hashes of all others

@@ -40,6 +40,8 @@ class Results:
             raise UserError(f"another `vexpress batch` is writing {self.path}: wait for it, or end it") from None
         try:
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+            if not self.path.is_file():
+                raise UserError(f"{self.path} is no regular file: name another file with --results")
             self._read()
         except BaseException:
             self.__exit__(None, None, None)
@@ -55,11 +57,17 @@ class Results:
         self._lock.release()
 
     def append(self, record: Record) -> None:
-        """Add a line; it is on the disk when this returns."""
+        """Add a line; it is on the disk when this returns. Raises UserError where it cannot be written."""
         line = json.dumps(record).encode() + b"\n"
-        while line:
-            line = line[os.write(self._file, line) :]
-        os.fsync(self._file)
+        try:
+            while line:
+                line = line[os.write(self._file, line) :]
+            os.fsync(self._file)
+        except OSError as problem:
+            raise UserError(
+                f"the result of {record['output_path']} could not be written to {self.path}: "
+                f"{os.strerror(problem.errno).lower()}; make room, then run the same command again"
+            ) from problem
         self._latest[record["output_path"]] = record
 
     def has(self, job: Job) -> bool:

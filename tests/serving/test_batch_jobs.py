@@ -56,6 +56,7 @@ def test_lines_are_counted_as_an_editor_counts_them(jobs_of: Callable[..., Path]
         ('{"reference_image_path": "a.png", "audio_path": "b.wav", "output_path": "o.mp4", "fps": NaN}', "--fps nan"),
         ({**JOB, "preset": "slow"}, "--preset slow: choose one of"),
         ({**JOB, "output_path": None}, "output_path is missing"),
+        ({**JOB, "output_path": "\ud800.mp4"}, "output_path: half a character"),
         ({**JOB, "output_path": "-"}, "let the name end in .mp4"),
         ({"output_path": "o.mp4"}, "--reference_image_path is missing"),
     ],
@@ -109,6 +110,16 @@ def test_a_request_is_known_by_the_content_of_its_files(clip: GenerationRequest,
     assert identity(replace(clip, threads=3, gpu_id=1, gpu_memory="8GB", portrait_cache="off")) == before
     (tmp_path / "b.wav").write_bytes(b"Speech, and more")
     assert identity(clip) != before
+
+
+def test_a_track_is_known_by_the_size_and_rate_beside_it_as_well(clip: GenerationRequest, tmp_path: Path) -> None:
+    (tmp_path / "t.npy").write_bytes(b"points")
+    clip = replace(clip, kps_path=tmp_path / "t.npy")
+    alone = identity(clip)
+    (tmp_path / "t.npy.json").write_text('{"fps": 25}')
+    slow = identity(clip)
+    (tmp_path / "t.npy.json").write_text('{"fps": 29.97}')
+    assert len({alone, slow, identity(clip)}) == 3
 
 
 def test_a_face_detector_is_known_by_its_models_not_by_where_they_lie(clip: GenerationRequest, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """The file of results: it only grows, survives a torn end, and belongs to one run at a time."""
 
+import errno
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,6 +65,24 @@ def test_a_file_of_something_else_is_left_alone(tmp_path: Path, content: str) ->
     with pytest.raises(UserError, match="name another file with --results"), Results(tmp_path / "r.jsonl"):
         pass
     assert (tmp_path / "r.jsonl").read_text() == content
+
+
+def test_a_full_disk_is_a_sentence(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(file: int, line: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with Results(tmp_path / "r.jsonl") as results:
+        monkeypatch.setattr("os.write", full)
+        with pytest.raises(UserError, match=r"result of .*out\.mp4 could not be written .*: no space left on device"):
+            results.append(_record(job))
+        monkeypatch.undo()
+        assert not results.has(job)
+
+
+def test_a_device_is_no_file_of_results(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="no regular file"), Results(tmp_path / "pipe"):
+        pass
 
 
 def test_a_second_run_is_refused_while_the_first_goes_on(tmp_path: Path) -> None:
