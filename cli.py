@@ -5,12 +5,14 @@ are written with underscores, as upstream's; dashes work too.
 """
 
 import argparse
+import errno
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -32,10 +34,26 @@ _DEMO_FLAGS = "seed device gpu_id dtype backend threads".split()
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; exit status 0: done, 1: a check failed, 2: refused with a sentence, 130: interrupted."""
-    args = _parser().parse_args(_with_underscores(sys.argv[1:] if argv is None else argv))
-    with _signals_unwind(), _sentences_on_stderr(args):
-        return _run(args)
+    """Run one command; exit status 0: done, 1: a check failed, 2: refused with a sentence, 130: interrupted.
+
+    141: the reader of the output went away.
+    """
+    try:
+        try:
+            args = _parser().parse_args(_with_underscores(sys.argv[1:] if argv is None else argv))
+            with _signals_unwind(), _sentences_on_stderr(args):
+                return _run(args)
+        finally:
+            print(end="", flush=True)  # what is still held back: at exit only the interpreter could tell of a failure
+    except OSError as error:
+        gone = isinstance(error, BrokenPipeError)
+        if not gone and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        if not gone:
+            with suppress(OSError):  # stderr may lie on the same full disk
+                print(f"vexpress: error: the output cannot be written: {error.strerror.lower()}", file=sys.stderr)
+        _drop_held_output()
+        return 141 if gone else 2
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -47,9 +65,17 @@ def _run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("vexpress: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output went away: silence the interpreter's complaint at exit
-        return 141
+
+
+def _drop_held_output() -> None:
+    """Have what nobody takes written nowhere, or the interpreter complains of it at exit, with a status of its own."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def _generate(args: argparse.Namespace) -> int:

@@ -1,7 +1,9 @@
 """The command line: exit codes, sentences, and flags in upstream's spelling or with dashes."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -95,6 +97,34 @@ def test_argument_errors_exit_2_without_a_traceback(argv: list[str]) -> None:
     assert "error" in done.stderr
     (sentence,) = done.stderr.splitlines()
     assert sentence.startswith("vexpress: error: ") and "--help`" in sentence
+
+
+def _run_into(stream: int, *argv: str, unbuffered: str = "") -> tuple[int, str]:
+    """Exit status, and what is said on stderr, of a command whose output goes to this file descriptor."""
+    done = subprocess.run(
+        [sys.executable, "-m", "vexpress_trt.cli", *argv],
+        stdout=stream, stderr=subprocess.PIPE, text=True, check=False,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    )  # fmt: skip
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_went_away_ends_a_command_in_silence(unbuffered: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        assert _run_into(writer, "doctor", unbuffered=unbuffered) == (141, "")
+    finally:
+        os.close(writer)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize(("command", "unbuffered"), [("doctor", ""), ("doctor", "1"), ("--help", "")])
+def test_output_onto_a_full_disk_is_refused_in_a_sentence(command: str, unbuffered: str) -> None:
+    with open("/dev/full", "wb") as full:
+        status, said = _run_into(full.fileno(), command, unbuffered=unbuffered)
+    assert (status, said) == (2, "vexpress: error: the output cannot be written: no space left on device\n")
 
 
 def test_a_missing_bundle_is_named(tmp_path) -> None:
