@@ -1,6 +1,9 @@
 """What is particular to onnxruntime."""
 
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +20,14 @@ pytest.importorskip("onnxruntime")
 
 def _load(bundle: Bundle, precision: str = "fp32", **settings):
     return load_engine(bundle, "vae_decoder", backend="onnxruntime", precision=precision, **settings)
+
+
+def test_onnxruntime_reports_to_nobody(tmp_path: Path) -> None:
+    places = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "TMPDIR"), str(tmp_path))
+    surroundings = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    code = "from vexpress_trt.runtime.faces.mtcnn import MtcnnDetector; MtcnnDetector()"
+    subprocess.run([sys.executable, "-c", code], env={**surroundings, **places}, check=True)
+    assert not list(tmp_path.iterdir())  # reporting begins with an identifier in the cache folder
 
 
 def test_bf16_is_refused_with_what_runs_it(make_bundle: Callable, tmp_path: Path) -> None:
