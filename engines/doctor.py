@@ -197,7 +197,7 @@ def _faces() -> list[Check]:
 
 def _insightface() -> Check:
     version = package_version("insightface")
-    folder = _INSIGHTFACE_FOLDER.expanduser()
+    folder = Path(os.path.expanduser(_INSIGHTFACE_FOLDER))
     models = sorted(folder.glob("*.onnx")) if folder.is_dir() else []
     fetch = "vexpress fetch --checkpoints DIR (its models are for non-commercial research only)"
     if version is None:

@@ -116,8 +116,22 @@ def looking() -> Iterator[None]:
 
 
 def user_cache() -> Path:
-    """This user's folder for what can be made anew: $XDG_CACHE_HOME/vexpress, or ~/.cache/vexpress."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vexpress"
+    """This user's folder for what can be made anew: $XDG_CACHE_HOME/vexpress, or ~/.cache/vexpress.
+
+    Raises UserError for a user without a home, as in a container that runs under any number.
+    """
+    folder = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if folder.startswith("~"):
+        raise UserError("this user has no home folder to remember things in: set HOME or XDG_CACHE_HOME to a folder")
+    return Path(folder) / "vexpress"
+
+
+def temporary_folder() -> str:
+    """Where temporary files go. Raises UserError where none can be written, as in a read-only container."""
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError:
+        raise UserError("no folder for temporary files can be written: set TMPDIR to one that can") from None
 
 
 def remove(path: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.files import temporary_folder
 
 _BLOCK = 1 << 18  # samples read at a time when all are gone through
 _VARIANCE_EPSILON = 1e-7  # as wav2vec2's feature extractor
@@ -17,17 +18,18 @@ class Waveform:
     """Float32 samples in a temporary file without a name: however long the sound, memory holds what is being read."""
 
     def __init__(self, pieces: Iterable[np.ndarray]) -> None:
-        """Stores the pieces, each float32 [n]. Raises UserError where the disk is full."""
-        self._file = tempfile.TemporaryFile(prefix="vexpress-")  # noqa: SIM115 - lives as long as this object
+        """Stores the pieces, each float32 [n]. Raises UserError where the disk is full or not writable."""
+        folder = temporary_folder()
         self._count = 0
         try:
+            self._file = tempfile.TemporaryFile(prefix="vexpress-", dir=folder)  # noqa: SIM115 - lives as long as this
             for piece in pieces:
                 self._file.write(np.ascontiguousarray(piece, np.float32).data)
                 self._count += len(piece)
             self._file.flush()
         except OSError as problem:
             raise UserError(
-                f"{tempfile.gettempdir()} has no room for the decoded sound ({problem.strerror}): free some space or "
+                f"{folder} has no room for the decoded sound ({problem.strerror}): free some space or "
                 "set TMPDIR to a folder on another disk."
             ) from None
 

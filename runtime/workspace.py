@@ -9,6 +9,7 @@ import numpy as np
 
 from vexpress_trt.engines.closing import Closing
 from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.files import temporary_folder
 
 
 class Workspace(Closing):
@@ -16,7 +17,10 @@ class Workspace(Closing):
 
     def __init__(self, *, on_disk: bool) -> None:
         self.on_disk = on_disk
-        self._folder = tempfile.TemporaryDirectory(prefix="vexpress-", ignore_cleanup_errors=True) if on_disk else None
+        self._folder: tempfile.TemporaryDirectory | None = None
+        if on_disk:
+            folder = temporary_folder()
+            self._folder = tempfile.TemporaryDirectory(prefix="vexpress-", dir=folder, ignore_cleanup_errors=True)
         self._count = 0
 
     def allocate(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

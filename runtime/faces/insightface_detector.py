@@ -48,7 +48,7 @@ def find_models(folder: Path) -> Path | None:
     `folder` may be that folder itself, insightface's root, or a folder of checkpoints that `vexpress fetch` has filled.
     """
     for layout in _LAYOUTS:
-        place = folder.expanduser() / layout
+        place = Path(os.path.expanduser(folder)) / layout
         if os.path.isdir(place) and any(place.glob("*.onnx")):
             return place.resolve()
     return None

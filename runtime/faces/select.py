@@ -21,7 +21,7 @@ def load_detector(name: str = "auto", face_model_dir: Path | None = None) -> Det
 
     if name not in DETECTORS:
         raise UserError(f"--detector {name}: unknown, choose one of {', '.join(DETECTORS)}")
-    folder = Path(face_model_dir or insightface.DEFAULT_MODEL_DIR).expanduser()
+    folder = Path(os.path.expanduser(face_model_dir or insightface.DEFAULT_MODEL_DIR))
     models = None if name == "mtcnn" else insightface.find_models(folder)
     if name == "insightface" or (name == "auto" and face_model_dir is not None):
         if models is None:

@@ -10,7 +10,7 @@ import pytest
 
 from vexpress_trt.engines import files
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.engines.files import atomic_path, sha256_file, target_of, temporary_beside
+from vexpress_trt.engines.files import atomic_path, sha256_file, target_of, temporary_beside, user_cache
 
 
 def test_a_file_appears_when_the_block_ends(tmp_path: Path) -> None:
@@ -151,3 +151,15 @@ def test_sha256_of_a_file_longer_than_the_buffer(tmp_path: Path, monkeypatch: py
     content = bytes(range(100))
     (tmp_path / "a").write_bytes(content)
     assert sha256_file(tmp_path / "a") == hashlib.sha256(content).hexdigest()
+
+
+def test_a_user_without_a_home_is_told_how_to_name_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert user_cache() == tmp_path / ".cache" / "vexpress"
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # a number that no user has
+    with pytest.raises(UserError, match="no home folder .* set HOME or XDG_CACHE_HOME"):
+        user_cache()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert user_cache() == tmp_path / "vexpress"

@@ -52,6 +52,16 @@ def test_a_full_disk_is_a_sentence() -> None:
         Waveform(pieces())
 
 
+def test_no_place_for_temporary_files_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("tempfile._candidate_tempdir_list", lambda: [str(tmp_path / "none")])
+    with pytest.raises(UserError, match="no folder for temporary files .*TMPDIR"):
+        Waveform([])
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    with pytest.raises(UserError, match="gone has no room for the decoded sound .*TMPDIR"):
+        Waveform([])
+
+
 def test_normalised_samples_have_zero_mean_and_unit_variance(samples: np.ndarray) -> None:
     waveform = _normalised(samples)
     assert waveform.dtype == np.float32

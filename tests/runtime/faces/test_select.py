@@ -86,3 +86,8 @@ def test_insightface_asked_for_without_a_folder_is_refused_with_the_usual_one(ho
 def test_an_unknown_detector_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UserError, match="--detector haar: unknown, choose one of auto, insightface, mtcnn"):
         load_detector("haar")
+
+
+def test_the_home_of_nobody_is_a_folder_that_does_not_exist() -> None:
+    with pytest.raises(UserError, match="~nobody-of-that-name/models does not exist"):
+        load_detector("auto", Path("~nobody-of-that-name/models"))
