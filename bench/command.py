@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable
 from dataclasses import fields
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -238,7 +239,7 @@ def _numbers(kind: type) -> Callable[[str], tuple]:
             values = tuple(kind(part) for part in text.split(",") if part.strip())
         except ValueError:
             values = ()
-        if not values or min(values) <= 0:
+        if not values or not all(0 < value < inf for value in values):
             raise argparse.ArgumentTypeError(f"{text!r}: a comma-separated list of positive numbers")
         return values
 

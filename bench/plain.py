@@ -24,6 +24,7 @@ from vexpress_trt.engines.engine import Engine, load_engine
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.manifest import GraphSpec
 from vexpress_trt.engines.selection import EngineChoice, choose_engines
+from vexpress_trt.runtime.request import GenerationRequest
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,10 @@ class PlainReport:
 
 
 def compare_plain(settings: PlainSettings) -> PlainReport:
-    """Time both denoisers. Raises UserError for bundles that are not such a pair."""
+    """Time both denoisers. Raises UserError for bundles that are not such a pair, and for an unusable setting."""
+    names = "backend dtype threads image_width image_height context_frames guidance_scale".split()
+    call = {name: getattr(settings, name) for name in names}
+    GenerationRequest(Path("portrait"), Path("audio"), context_overlap=0, **call).validate()
     exact, plain = Bundle.open(settings.exact), Bundle.open(settings.plain)
     _check_pair(settings, exact, plain)
     model = exact.manifest.model

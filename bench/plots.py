@@ -7,7 +7,7 @@ from typing import Any
 from vexpress_trt.bench.machine import machine_line
 from vexpress_trt.bench.report import number, read_json
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.engines.files import atomic_path
+from vexpress_trt.engines.files import atomic_path, check_place
 
 Result = dict[str, Any]
 _PANEL_INCHES = (7.0, 4.5)
@@ -18,10 +18,12 @@ _BETTER_THAN_ALL = 1.06  # where identical pictures are drawn, as a multiple of 
 def plot(results: list[Path], output: Path) -> None:
     """Draw `results` (JSON files of `bench compare` and `bench stages`) into the PNG `output`.
 
-    Raises UserError where matplotlib is missing, the output is no .png, or a file has nothing that can be drawn.
+    Raises UserError where matplotlib is missing, the output is no .png or cannot be written, or a file has nothing that
+    can be drawn.
     """
     if output.suffix.lower() != ".png":
         raise UserError(f"--output {output}: the picture is a PNG, let the name end in .png")
+    check_place(output)
     by_kind: dict[str, list[Result]] = {}
     for path in results:
         result = read_json(path)
@@ -30,7 +32,12 @@ def plot(results: list[Path], output: Path) -> None:
         by_kind.setdefault(result["kind"], []).append(result)
     figure = _figure(len(by_kind))
     for axes, (kind, found) in zip(figure.axes, by_kind.items(), strict=True):
-        _PANELS[kind](axes, found)
+        try:
+            _PANELS[kind](axes, found)
+        except (KeyError, TypeError, ValueError) as problem:
+            raise UserError(
+                f"a result of `bench {kind}` is none of this version ({problem!r}): measure again with --json"
+            ) from problem
     with atomic_path(output) as temporary:
         figure.savefig(temporary, dpi=_DOTS_PER_INCH, format="png")
 

@@ -79,7 +79,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} is not a readable result ({reason}): make one with `vexpress bench ... --json`"
         ) from None
-    if not isinstance(document, dict) or "kind" not in document:
+    if not isinstance(document, dict) or not isinstance(document.get("kind"), str):
         raise UserError(f"{path} is no result of this version of `vexpress bench`: measure again with --json")
     return document
 

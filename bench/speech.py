@@ -1,6 +1,7 @@
 """The same speech, cut or repeated to a length: what makes clips of any length from one recording."""
 
 import wave
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ def write_speech(source: Path, seconds: float, target: Path) -> Path:
 
     Returns `target`. Raises UserError for a length that is not positive and a source that cannot be decoded.
     """
-    count = round(seconds * SAMPLE_RATE)
+    count = round(seconds * SAMPLE_RATE) if isfinite(seconds) else 0
     if count < 1:
         raise UserError(f"{seconds:g} seconds of speech: give a positive number.")
     samples = decode_audio(source).waveform.read(0, count)

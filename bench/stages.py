@@ -23,6 +23,7 @@ from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.memory import peak_memory_mib, reset_peak
 from vexpress_trt.engines.selection import EngineChoice, choose_engines
 from vexpress_trt.runtime.median import median_clip
+from vexpress_trt.runtime.request import GenerationRequest
 from vexpress_trt.runtime.windows import WindowPlan
 
 MEDIAN_FRAMES = 8
@@ -53,11 +54,14 @@ class StageSettings:
 
 def measure_stages(settings: StageSettings) -> StageReport:
     """Run every stage on random input of the asked size. Raises UserError for an unusable bundle or setting."""
+    names = (*FIELDS, "context_overlap", "num_inference_steps")
+    asked = {name: getattr(settings, name) for name in names}
+    GenerationRequest(Path("portrait"), Path("audio"), **asked).validate()
     bundle = Bundle.open(settings.bundle)
     model = bundle.manifest.model
     choice = choose_engines(bundle, backend=settings.backend, dtype=settings.dtype)
     frames = settings.context_frames or model.context_frames
-    if not 0 <= settings.context_overlap < frames:
+    if settings.context_overlap >= frames:
         raise UserError(f"--context_overlap {settings.context_overlap}: must be smaller than {frames}, the window.")
     if settings.repeats < 1:
         raise UserError(f"--repeats {settings.repeats}: must be 1 or more.")

@@ -37,6 +37,11 @@ def test_table_and_json(other_bundle: Path, stand_in: Path, tmp_path: Path, caps
     assert "| exact savings |" in table and "| identical |" in table
 
 
+def test_sizes_that_no_clip_has_are_refused(other_bundle: Path, stand_in: Path, capsys) -> None:
+    assert cli.main(["bench", "plain", str(other_bundle), str(stand_in), "--image_width", "100"]) == 2
+    assert "--image_width 100: must be a multiple of 8" in capsys.readouterr().err
+
+
 def test_bundles_that_are_no_pair_are_refused(other_bundle: Path, stand_in: Path, capsys) -> None:
     for pair in ((other_bundle, other_bundle), (stand_in, stand_in), (stand_in, other_bundle)):
         assert cli.main(["bench", "plain", *map(str, pair)]) == 2

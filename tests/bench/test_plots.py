@@ -2,6 +2,7 @@
 
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,12 @@ def test_what_cannot_be_drawn_is_a_sentence(tmp_path: Path, capsys, monkeypatch:
     assert "none.json is not a readable result (no such file or directory): make one" in refusal(
         [str(tmp_path / "none.json")]
     )
+    other = {"kind": "compare", "contenders": []}
+    if find_spec("matplotlib"):
+        assert "is none of this version" in refusal(_written(tmp_path, a=other))
+    assert "is no result of this version" in refusal(_written(tmp_path, a={"kind": ["compare"]}))
+    (tmp_path / "folder.png").mkdir()
+    assert "a folder of that name exists" in refusal(_written(tmp_path, a=COMPARE), "folder.png")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert "plots need matplotlib: install it with" in refusal(_written(tmp_path, a=COMPARE))
     assert not (tmp_path / "x.png").exists()

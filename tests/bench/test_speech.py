@@ -21,6 +21,7 @@ def test_speech_is_cut_or_repeated(tmp_path: Path, seconds: float) -> None:
     np.testing.assert_allclose(samples, np.resize(SAMPLES, len(samples)), rtol=0, atol=1e-4)
 
 
-def test_a_length_of_nothing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="0 seconds of speech"):
-        write_speech(write_wav(tmp_path / "a.wav", SAMPLES), 0.0, tmp_path / "b.wav")
+@pytest.mark.parametrize("seconds", [0.0, float("nan"), float("inf")])
+def test_a_length_that_is_none_is_refused(tmp_path: Path, seconds: float) -> None:
+    with pytest.raises(UserError, match=f"{seconds:g} seconds of speech"):
+        write_speech(write_wav(tmp_path / "a.wav", SAMPLES), seconds, tmp_path / "b.wav")

@@ -57,7 +57,13 @@ def test_start_and_ceilings_can_be_left_out(other_bundle: Path, capsys) -> None:
 
 @pytest.mark.parametrize(
     ("flags", "sentence"),
-    [(["--context_overlap", "8"], "must be smaller than 8"), (["--repeats", "0"], "--repeats 0: must be 1 or more")],
+    [
+        (["--context_overlap", "8"], "must be smaller than 8"),
+        (["--repeats", "0"], "--repeats 0: must be 1 or more"),
+        (["--num_inference_steps", "-5"], "must be from 1 to"),
+        (["--image_width", "100"], "must be a multiple of 8"),
+        (["--guidance_scale", "nan"], "must be from 0 to"),
+    ],
 )
 def test_settings_without_a_meaning_are_refused(other_bundle: Path, capsys, flags: list[str], sentence: str) -> None:
     assert cli.main(["bench", "stages", str(other_bundle), *flags]) == 2

@@ -57,7 +57,11 @@ def test_table_and_json(job_files, other_bundle: Path, tmp_path: Path, capsys) -
 
 @pytest.mark.parametrize(
     ("flags", "sentence"),
-    [(["--lengths", "1,x"], "a comma-separated list"), (["--thread_counts", "0"], "positive numbers")],
+    [
+        (["--lengths", "1,x"], "a comma-separated list"),
+        (["--lengths", "1,nan"], "positive numbers"),
+        (["--thread_counts", "0"], "positive numbers"),
+    ],
 )
 def test_lists_that_are_none_are_refused(flags: list[str], sentence: str, capsys) -> None:
     with pytest.raises(SystemExit) as stop:
