@@ -1,5 +1,6 @@
 """The official checkpoints folder: all of it, validated as a whole, or a list of everything that is wrong with it."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -45,6 +46,7 @@ LAYOUT: tuple[tuple[str, ...], ...] = (
     (AUDIO_PREPROCESSOR,),
 )
 _SAMPLE_RATE = 16000
+_AUDIO_SIZES = ("hidden_size", "num_hidden_layers", "conv_kernel", "conv_stride")  # read from the configuration itself
 Result = TypeVar("Result")
 
 
@@ -201,7 +203,15 @@ def _compare_configs(unet: UNetConfig, configs: dict[str, dict[str, Any]]) -> li
     """Values in which the configurations contradict each other or what the audio is prepared for."""
     latent_channels = configs[VAE_CONFIG].get("latent_channels", 4)
     rate = configs[AUDIO_PREPROCESSOR].get("sampling_rate", _SAMPLE_RATE)
+    scaling = configs[VAE_CONFIG].get("scaling_factor", 1)
+    lacking = [name for name in _AUDIO_SIZES if name not in configs[AUDIO_CONFIG]]
     problems = []
+    if isinstance(scaling, bool) or not isinstance(scaling, int | float) or not 0 < scaling < math.inf:
+        problems.append(FileProblems(VAE_CONFIG, remarks=(f"scaling_factor is {scaling!r}, not a positive number",)))
+    if lacking:
+        problems.append(FileProblems(AUDIO_CONFIG, remarks=(f"it does not say {', '.join(lacking)}",)))
+    elif min(configs[AUDIO_CONFIG]["conv_kernel"] + configs[AUDIO_CONFIG]["conv_stride"]) < 1:
+        problems.append(FileProblems(AUDIO_CONFIG, remarks=("conv_kernel and conv_stride are not all positive",)))
     if latent_channels != unet.in_channels:
         remark = f"latent_channels is {latent_channels}, the UNet's in_channels is {unet.in_channels}"
         problems.append(FileProblems(VAE_CONFIG, remarks=(remark,)))

@@ -11,7 +11,7 @@ from pathlib import Path
 from time import perf_counter
 
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.engines.files import atomic_path
+from vexpress_trt.engines.files import atomic_path, check_place
 from vexpress_trt.engines.memory import peak_memory_mib
 
 NEEDED = ("torch", "diffusers", "transformers", "onnxscript", "safetensors")
@@ -42,6 +42,8 @@ def run_export(
             f"export needs {', '.join(missing)}: install them with `pip install 'vexpress-trt[export]'`, or generate "
             "from a bundle exported elsewhere."
         )
+    if report is not None:
+        check_place(report)
     from vexpress_trt.export.build_bundle import export_bundle
     from vexpress_trt.export.checkpoints import load_checkpoints
     from vexpress_trt.export.random_weights import write_random_checkpoints

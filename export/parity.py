@@ -44,6 +44,12 @@ def module_snr_db(graph: Graph, module: nn.Module, precision: Precision, path: P
     """How close torch itself gets to the stored FP32 outputs in `precision`, in dB: what the weights' and activations'
     rounding costs, with no exporter involved. Raises UserError where an output is not finite."""
     _, expected = read_vectors(path)
+    for output, array in expected.items():
+        if not np.isfinite(array).all():
+            raise UserError(
+                f"{output} of {graph.name} is not finite even in fp32: its weights are damaged, get them again with "
+                "`vexpress fetch`"
+            )
     output, snr, _ = compare(expected, _outputs(graph, module, precision))
     if not np.isfinite(snr):
         raise UserError(

@@ -32,6 +32,11 @@ def guider_config(shapes: Mapping[str, Shape]) -> GuiderConfig | str:
 
 def projection_config(shapes: Mapping[str, Shape]) -> ProjectionConfig | str:
     """The audio projection's sizes, or the sentence why they cannot be read."""
+    return _read(lambda stored: ProjectionConfig.from_shapes(_with_neighbours(stored)), shapes)
+
+
+def _with_neighbours(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+    """An audio projection's shapes with those that tell its sizes, taken from neighbours where they are missing."""
     known = dict(shapes)
     default = ProjectionConfig()
     dim = _first(shapes, r"proj_in\.bias|layers\.\d+\.0\.norm1\.weight", (default.dim,))[0]
@@ -43,7 +48,7 @@ def projection_config(shapes: Mapping[str, Shape]) -> ProjectionConfig | str:
         neighbour = _first(shapes, rf"layers\.\d+\.{re.escape(last)}\.weight", ())
         if neighbour:
             known.setdefault(f"layers.0.{last}.weight", neighbour)
-    return _read(ProjectionConfig.from_shapes, known)
+    return known
 
 
 def _first(shapes: Mapping[str, Shape], pattern: str, default: Shape) -> Shape:

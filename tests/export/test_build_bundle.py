@@ -219,6 +219,25 @@ def test_weights_that_overflow_in_half_precision_are_refused(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_weights_that_are_no_numbers_are_not_blamed_on_the_precision(
+    checkpoints: Checkpoints, tmp_path: Path, only_small_graphs: None, precision: str
+) -> None:
+    broken = {name: tensor * float("nan") for name, tensor in checkpoints.v_kps_guider.items()}
+    with pytest.raises(UserError, match="feature of kps_guider is not finite even in fp32: its weights are"):
+        export_bundle(replace(checkpoints, v_kps_guider=broken), tmp_path / "b.bundle", precisions=[precision])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_work_starts(
+    other_checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--checkpoints", str(other_checkpoints), "--bundle", str(tmp_path / "b.bundle"), "--report", str(tmp_path)]
+    assert cli.main(["export", *flags]) == 2
+    assert "a folder of that name exists" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("width", "height", "frames", "words"),
     [

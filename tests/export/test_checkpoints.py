@@ -313,6 +313,11 @@ def test_a_file_of_another_kind_is_named_without_hiding_the_others(folder):
     assert f"{official.MOTION_MODULE}\n    motion module: no position tables" in text and "stranger" in text
 
 
+def test_a_projection_of_tensors_without_axes_is_named(folder):
+    edit(folder, official.AUDIO_PROJECTION, lambda state: {name: torch.zeros(()) for name in state})
+    assert f"{official.AUDIO_PROJECTION}\n    its tensors have shapes that no V-Express network has" in refusal(folder)
+
+
 def test_parts_of_different_models_do_not_pass(folder, tmp_path):
     edit_json(folder, official.UNET_CONFIG, cross_attention_dim=44)
     text = refusal(folder)
@@ -324,6 +329,21 @@ def test_configurations_that_contradict_each_other_are_named(folder):
     edit_json(folder, official.AUDIO_PREPROCESSOR, sampling_rate=8000)
     text = refusal(folder)
     assert official.AUDIO_PREPROCESSOR in text and "16000 Hz" in text
+
+
+@pytest.mark.parametrize("value", [None, "0.18215", 0, -1, True, float("inf"), float("nan")])
+def test_a_scaling_that_is_no_positive_number_is_named(folder, value):
+    edit_json(folder, official.VAE_CONFIG, scaling_factor=value)
+    assert f"{official.VAE_CONFIG}\n    scaling_factor is {value!r}, not a positive number" in refusal(folder)
+
+
+def test_an_audio_configuration_must_say_the_sizes_that_are_read_from_it(folder):
+    config = json.loads((folder / official.AUDIO_CONFIG).read_text())
+    for name in ("conv_kernel", "conv_stride"):
+        (folder / official.AUDIO_CONFIG).write_text(json.dumps({key: config[key] for key in config if key != name}))
+        assert f"{official.AUDIO_CONFIG}\n    it does not say {name}" in refusal(folder)
+    (folder / official.AUDIO_CONFIG).write_text(json.dumps({**config, "conv_stride": [0] * 7}))
+    assert "conv_kernel and conv_stride are not all positive" in refusal(folder)
 
 
 @pytest.mark.parametrize(
