@@ -185,11 +185,13 @@ def write_bundle(
     An existing bundle at `target` is replaced. With `keep` (an opened bundle, usually the one at `target`) its graphs
     and their files are carried over by hard link, except the precisions in `replace`, which the block writes anew; so
     one precision is added without touching the rest, and built engines stay too. Raises UserError when `target` is a
-    folder that is not a bundle (it is never deleted), or cannot be written.
+    folder that is not a bundle (it is never deleted), or cannot be written, and at the end of the block when another
+    program has put a bundle there in the meantime.
     """
     target = Path(target)
     with looking():
-        foreign = target.is_dir() and any(target.iterdir()) and not (target / MANIFEST_NAME).is_file()
+        before = _identity(target)
+        foreign = before is None and target.is_dir() and any(target.iterdir())
     if foreign:
         raise UserError(f"{target} is a folder without a {MANIFEST_NAME}, not a bundle: choose another path")
     with atomic_path(target, directory=True) as root:
@@ -203,6 +205,17 @@ def write_bundle(
         yield writer
         if writer.manifest is None:
             raise ValueError("the bundle was not finished: call finish() inside the block")
+        if _identity(target) not in (None, before):
+            raise UserError(f"another program wrote the bundle {target} meanwhile, it stays: run the command again")
+
+
+def _identity(target: Path) -> tuple[int, int] | None:
+    """Tells one bundle from another that takes its place; None where there is none."""
+    manifest = target / MANIFEST_NAME
+    if not manifest.is_file():
+        return None
+    stat = manifest.stat()
+    return stat.st_ino, stat.st_mtime_ns
 
 
 def _link(source: Path | str, target: Path | str) -> None:

@@ -12,7 +12,7 @@ import pytest
 from vexpress_trt.engines import stamps
 from vexpress_trt.engines.bundle import ENGINES_FOLDER, Bundle, graph_bytes, write_bundle
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.engines.manifest import MANIFEST_NAME, FileRecord
+from vexpress_trt.engines.manifest import MANIFEST_NAME, FileRecord, ModelConfig
 
 DATA = "onnx/fp32/vae_decoder.data"
 GRAPH = "onnx/fp32/vae_decoder.onnx"
@@ -142,6 +142,24 @@ def test_writing_a_carried_file_leaves_the_previous_bundle_alone(bundle: Bundle)
         writer.path(DATA).write_bytes(b"new")
         raise KeyboardInterrupt
     assert (bundle.root / DATA).read_bytes() == before
+
+
+@pytest.mark.parametrize("there_before", [True, False])
+def test_a_bundle_that_came_meanwhile_is_not_replaced(
+    make_bundle: Callable[..., Bundle], model_config: ModelConfig, tmp_path: Path, there_before: bool
+) -> None:
+    target = tmp_path / "x.bundle"
+    keep = make_bundle(target) if there_before else None
+    with (
+        pytest.raises(UserError, match="another program wrote the bundle .*: run the command again"),
+        write_bundle(target, keep=keep) as writer,
+    ):
+        make_bundle(target, precisions=("bf16",), keep=keep)
+        writer.finish(
+            producer="p", model=model_config, graphs=(), licence="l", provenance={}, networks={}, random_weights=True
+        )
+    assert "bf16" in Bundle.open(target).precisions
+    assert os.listdir(tmp_path) == ["x.bundle"]
 
 
 def test_test_vectors_are_not_of_a_graphs_size(bundle: Bundle) -> None:
