@@ -4,13 +4,12 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import psutil
-
 from vexpress_trt.engines.audio_geometry import AudioGeometry
 from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.call_sizes import WHOLE_AUDIO_SECONDS, ClipSizes
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.gpu import gpu_status
+from vexpress_trt.engines.memory import available_memory
 from vexpress_trt.engines.selection import EngineChoice, choose_engines
 from vexpress_trt.runtime import advice
 from vexpress_trt.runtime.clip import Clip, prepare_clip
@@ -115,7 +114,7 @@ class Preparation:
             **size,
         )
         gpu = choice.gpu
-        available = psutil.virtual_memory().available if gpu is None else gpu_status().devices[gpu].memory
+        available = available_memory() if gpu is None else gpu_status().devices[gpu].memory
         calls = {"windows": clip.plan.windows, "steps": request.num_inference_steps}
         seconds = estimate_seconds(self.bundle, choice.precision, choice.dtype, **calls, **size)
         lines = (

@@ -2,6 +2,7 @@
 
 import ctypes
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -10,6 +11,7 @@ from vexpress_trt.engines import cpu as cpu_module
 from vexpress_trt.engines import gpu as gpu_module
 from vexpress_trt.engines.cpu import Cpu, cpu, usable_cores
 from vexpress_trt.engines.gpu import GpuStatus, gpu_status
+from vexpress_trt.engines.memory import available_memory
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +77,30 @@ def test_cores_are_physical_allowed_and_within_the_quota(monkeypatch, allowed, l
     monkeypatch.setattr(psutil, "cpu_count", lambda logical: count[logical])
     count = {True: logical, False: physical}
     assert usable_cores() == cores
+
+
+@pytest.mark.parametrize(
+    ("files", "available"),
+    [
+        ({}, 5000),
+        ({"memory.max": "max\n", "memory.current": "900\n", "memory.stat": "inactive_file 50\n"}, 5000),
+        ({"memory.max": "1000\n", "memory.current": "900\n", "memory.stat": "active_file 7\ninactive_file 50\n"}, 150),
+        ({"memory.max": "9000\n", "memory.current": "900\n", "memory.stat": "inactive_file 50\n"}, 5000),
+        ({"memory.max": "1000\n", "memory.current": "1100\n", "memory.stat": "inactive_file 50\n"}, 0),
+        (
+            {
+                "memory/memory.limit_in_bytes": "1000\n",
+                "memory/memory.usage_in_bytes": "900\n",
+                "memory/memory.stat": "inactive_file 3\ntotal_inactive_file 50\n",
+            },
+            150,
+        ),
+    ],
+)
+def test_memory_is_the_machines_and_within_the_containers_limit(monkeypatch, files, available) -> None:
+    _read(monkeypatch, {f"/sys/fs/cgroup/{name}": text for name, text in files.items()})
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=5000))
+    assert available_memory() == available
 
 
 def test_without_a_driver_there_is_a_reason_and_no_exception(monkeypatch: pytest.MonkeyPatch) -> None:
