@@ -9,7 +9,7 @@ import numpy as np
 
 from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.cpu import cpu, usable_cores
-from vexpress_trt.engines.engine import Engine, out_of_memory
+from vexpress_trt.engines.engine import CancelledError, Engine, out_of_memory
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.manifest import GraphSpec
 from vexpress_trt.engines.onnx_files import load_structure
@@ -71,6 +71,8 @@ class OpenVinoEngine(Engine):
         inputs = {**self._bound, TIMESTEP: self._whole(self._bound[TIMESTEP])} if self._whole_timestep else self._bound
         for tensor in self.spec.inputs:
             request.set_tensor(tensor.name, _shared(inputs[tensor.name]))
+        if self._cancelled:  # while it was compiled: what is not begun cannot be broken off
+            raise CancelledError(f"{self.spec.name} was cancelled")
         self._attempt("run", lambda: _infer(request))
         return {tensor.name: _array(request.get_tensor(tensor.name)) for tensor in self.spec.outputs}
 

@@ -8,7 +8,7 @@ import pytest
 
 from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.cpu import Cpu
-from vexpress_trt.engines.engine import load_engine
+from vexpress_trt.engines.engine import CancelledError, load_engine
 from vexpress_trt.engines.errors import UserError
 
 pytest.importorskip("openvino")
@@ -78,6 +78,19 @@ def test_a_failed_allocation_is_a_sentence(bundle: Bundle, example: Callable, mo
 
     monkeypatch.setattr(openvino_engine.OpenVinoEngine, "_compile", fail)
     with _load(bundle) as engine, pytest.raises(UserError, match="not enough memory for vae_decoder"):
+        engine.run(**example().inputs)
+
+
+def test_what_is_cancelled_while_it_is_compiled_is_not_run(bundle: Bundle, example: Callable, monkeypatch) -> None:
+    original = openvino_engine.OpenVinoEngine._compile
+
+    def compile_and_cancel(engine, model):
+        engine.cancel()
+        return original(engine, model)
+
+    monkeypatch.setattr(openvino_engine.OpenVinoEngine, "_compile", compile_and_cancel)
+    monkeypatch.setattr(openvino_engine, "_infer", lambda request: pytest.fail("it ran"))
+    with _load(bundle) as engine, pytest.raises(CancelledError, match="vae_decoder"):
         engine.run(**example().inputs)
 
 
