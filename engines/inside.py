@@ -11,6 +11,7 @@ import numpy as np
 from vexpress_trt.engines.backend_name import PLANNED, split_backend
 from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.engine import Engine
+from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.intermediates import Probe
 from vexpress_trt.engines.manifest import GraphSpec
 from vexpress_trt.engines.selection import engine_class
@@ -82,7 +83,14 @@ class ExposedGraph(Inside):
     def run(self, names: Sequence[str]) -> dict[str, np.ndarray]:
         kind, side = engine_class(self.side.backend), self.side
         with tempfile.TemporaryDirectory(prefix="vexpress-bisect-") as folder:
-            bundle, spec = self.probe.expose(names, Path(folder))
+            try:
+                bundle, spec = self.probe.expose(names, Path(folder))
+            except OSError as problem:
+                reason = (problem.strerror or str(problem)).lower()
+                raise UserError(
+                    f"cannot write the graph with its weights to {folder}: {reason}; set TMPDIR to a folder on the disk "
+                    f"of {self.bundle.root}, where weights are linked and take no space"
+                ) from None
             with kind(bundle, spec, backend=side.backend, threads=self._threads, dtype=side.dtype) as engine:
                 return self.outputs_of(engine)
 

@@ -1,6 +1,9 @@
 """The first tensor on which two sides part, its node, and how good everything before it was."""
 
+import errno
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -171,6 +174,16 @@ def test_openvino_against_the_type_that_it_takes_by_itself_is_one_side(make, mon
     monkeypatch.setattr("vexpress_trt.engines.bisect.cpu", lambda: Cpu("some", ("avx512_bf16",)))
     with pytest.raises(UserError, match="both sides are openvino/fp32/bf16; name another"):
         bisect(make(), Side("openvino", "fp32"), Side("openvino", "fp32", "bf16"))
+
+
+def test_a_full_temporary_folder_names_one_that_needs_no_space(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*paths: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "link", fail)  # another disk
+    monkeypatch.setattr(shutil, "copyfile", fail)
+    with pytest.raises(UserError, match="no space left on device; set TMPDIR to a folder on the disk of .*b"):
+        bisect(make(), Side("onnxruntime", "fp32"), Side("onnxruntime", "fp16"))
 
 
 def test_the_command_tells_and_ends_with_1_where_sides_diverge(make, capsys) -> None:
