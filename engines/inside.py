@@ -88,8 +88,8 @@ class ExposedGraph(Inside):
             except OSError as problem:
                 reason = (problem.strerror or str(problem)).lower()
                 raise UserError(
-                    f"cannot write the graph with its weights to {folder}: {reason}; set TMPDIR to a folder on the disk "
-                    f"of {self.bundle.root}, where weights are linked and take no space"
+                    f"cannot write the graph with its weights to {folder}: {reason}; set TMPDIR to a folder on the "
+                    f"disk of {self.bundle.root}, where weights are linked and take no space"
                 ) from None
             with kind(bundle, spec, backend=side.backend, threads=self._threads, dtype=side.dtype) as engine:
                 return self.outputs_of(engine)
