@@ -29,7 +29,7 @@ constexpr char kUsage[] =
     "  --tls               encrypted connection\n"
     "  --stats             print one line of JSON with latencies to standard error\n"
     "  --quiet             no other line there\n"
-    "Exit status: 0 done, 2 refused or failed with a sentence, 130 and 143 interrupted.\n";
+    "Exit status: 0 done, 2 refused or failed with a sentence, 129, 130 and 143 interrupted.\n";
 
 struct Arguments {
   std::string server = "localhost:8001", portrait, audio, kps, settings = "{}", output, format, token;
@@ -122,13 +122,16 @@ class Sink {
   std::FILE* file_ = nullptr;
 };
 
-// Ctrl-C and SIGTERM end the program at once, without a half-written file; the server sees the connection go.
+// Ctrl-C, SIGTERM and a terminal that closes end the program at once, without a half-written file; the server sees the
+// connection go. Under nohup it goes on.
 class Interrupts {
  public:
   explicit Interrupts(const Sink& sink) {
     sigset_t signals;
     sigemptyset(&signals);
     for (const int number : {SIGINT, SIGTERM, kStop}) sigaddset(&signals, number);
+    struct sigaction before;
+    if (sigaction(SIGHUP, nullptr, &before) == 0 && before.sa_handler != SIG_IGN) sigaddset(&signals, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &signals, nullptr);  // also in the threads that gRPC starts from now on
     thread_ = std::thread([&sink, signals] {
       int number = 0;

@@ -187,7 +187,18 @@ def test_argument_errors(program: Path, flags: list[str], extra: list[str], word
     assert words in done.stderr
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "stop",
+    [
+        pytest.param(
+            signal.SIGHUP,
+            marks=pytest.mark.skipif(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN, reason="started by nohup"),
+        ),
+        signal.SIGINT,
+        signal.SIGTERM,
+        signal.SIGKILL,
+    ],
+)
 def test_a_client_that_is_stopped_stops_the_server(
     program: Path, flags: list[str], tmp_path: Path, stop: signal.Signals
 ) -> None:
