@@ -41,8 +41,11 @@ def main(argv: list[str] | None = None) -> int:
     try:
         try:
             args = _parser().parse_args(_with_underscores(sys.argv[1:] if argv is None else argv))
-            with _signals_unwind(), _sentences_on_stderr(args):
+            with _sentences_on_stderr(args):
                 return _run(args)
+        except KeyboardInterrupt:
+            print("vexpress: interrupted", file=sys.stderr)
+            return 130
         finally:
             print(end="", flush=True)  # what is still held back: at exit only the interpreter could tell of a failure
     except OSError as error:
@@ -58,13 +61,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     try:
-        return args.run(args) or 0
+        with _signals_unwind():
+            return args.run(args) or 0
     except UserError as error:
         print(f"vexpress: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("vexpress: interrupted", file=sys.stderr)
-        return 130
 
 
 def _drop_held_output() -> None:
@@ -353,21 +354,27 @@ def _signals_unwind() -> Iterator[None]:
     """The first Ctrl-C or SIGTERM unwinds, so that threads end and temporary files go; later ones do not disturb that.
 
     After it they stay ignored, as the process is about to end. A signal that it was started to ignore stays ignored.
+    What native code makes of the unwinding, as an import that fails, is taken for the signal that it is.
     """
     before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
     ours = [name for name, handler in before.items() if handler not in (signal.SIG_IGN, None)]
 
+    ending: list[BaseException] = []
+
     def unwind(number: int, frame: Any) -> None:
         for name in ours:
             signal.signal(name, signal.SIG_IGN)
-        if number == signal.SIGTERM:
-            sys.exit(143)
-        raise KeyboardInterrupt
+        ending.append(SystemExit(143) if number == signal.SIGTERM else KeyboardInterrupt())
+        raise ending[0]
 
     for name in ours:
         signal.signal(name, unwind)
     try:
         yield
+    except Exception:
+        if not ending:
+            raise
+        raise ending[0] from None
     finally:
         for name in ours:
             if signal.getsignal(name) is unwind:

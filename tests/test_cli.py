@@ -1,6 +1,7 @@
 """The command line: exit codes, sentences, and flags in upstream's spelling or with dashes."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -131,3 +132,28 @@ def test_a_missing_bundle_is_named(tmp_path) -> None:
     done = _run("inspect", str(tmp_path / "none.bundle"))
     assert done.returncode == 2
     assert "none.bundle" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_native_code_turns_into_an_error_still_ends_the_command(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def starting() -> None:
+        try:
+            signal.raise_signal(number)
+        except BaseException:
+            raise ImportError("initialization failed") from None
+
+    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.setattr("vexpress_trt.engines.doctor.doctor", starting)
+    try:
+        if number == signal.SIGINT:
+            assert cli.main(["doctor"]) == 130
+            assert capsys.readouterr().err == "vexpress: interrupted\n"
+        else:
+            with pytest.raises(SystemExit) as stop:
+                cli.main(["doctor"])
+            assert stop.value.code == 143
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
