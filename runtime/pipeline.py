@@ -1,6 +1,7 @@
 """Stages on threads of their own, joined by bounded queues; stopped together, whatever ends them."""
 
 import atexit
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -25,6 +26,7 @@ class Pipeline:
 
     def __init__(self, cancel: Callable[[], None] = lambda: None) -> None:
         self._cancel = cancel
+        self._process = os.getpid()
         self._changed = threading.Condition()
         self._stopping = False
         self._running = 0
@@ -103,6 +105,8 @@ class Pipeline:
         self._stop()
 
     def _stop(self) -> None:
+        if os.getpid() != self._process:  # the child of a fork has none of the threads
+            return
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
