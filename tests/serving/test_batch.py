@@ -25,21 +25,15 @@ from vexpress_trt.serving.batch_worker import Attempt
 TESTS = Path(__file__).resolve().parent.parent
 DRIVER = """
 import sys
-from pathlib import Path
 from batch_runners import scripted
-from vexpress_trt.cli import _run, _signals_unwind
-from vexpress_trt.serving.batch import run_batch
-from vexpress_trt.serving.batch_jobs import read_jobs
-from vexpress_trt.serving.batch_pool import LocalPool
-
-def main(args):
-    folder = Path(sys.argv[1])
-    run_batch(read_jobs(folder / "jobs.jsonl", {}), LocalPool(2, scripted, threads=1), folder / "results.jsonl")
+from vexpress_trt import cli
+from vexpress_trt.serving import batch_worker
 
 if __name__ == "__main__":
-    import argparse
-    with _signals_unwind():
-        sys.exit(_run(argparse.Namespace(run=main)))
+    batch_worker.clip_runner = scripted
+    folder = sys.argv[1]
+    flags = ["--results", f"{folder}/results.jsonl", "--workers", "2", "--threads", "1", "--quiet"]
+    sys.exit(cli.main(["batch", f"{folder}/jobs.jsonl", *flags]))
 """
 
 
