@@ -22,6 +22,7 @@ _PACKAGES = ("vexpress-trt", "numpy", "av", "opencv-python-headless", "onnx", "o
 _FACE_MODELS = ("pnet.onnx", "rnet.onnx", "onet.onnx")
 _INSIGHTFACE_FOLDER = Path("~/.insightface/models/buffalo_l")
 _MARKS: dict[State, str] = {"ok": "ok", "absent": "-", "problem": "!!"}
+_IMPORTED = ("openvino", "onnxruntime")  # backends that are tried; torch takes seconds to import
 _GIB = 2**30
 _ENGINES_NEEDED = ", for bundles with engines: `vexpress build` makes them"
 _NEEDS = {"tensorrt": _ENGINES_NEEDED, "tensorrt-rtx": _ENGINES_NEEDED}
@@ -158,6 +159,11 @@ def _backends() -> list[Check]:
     checks = []
     for status in available_backends():
         devices = ", ".join(status.devices)
+        broken = _import_problem(status.name) if status.usable and status.name in _IMPORTED else ""
+        if broken:
+            detail = f"{status.version} is installed, but cannot be imported ({broken})"
+            checks.append(Check("backends", status.name, "problem", detail, "install it anew, with what it lacks"))
+            continue
         if status.usable:
             detail = f"{status.version} on {devices}" + _lacking(status.name)
         else:
@@ -171,6 +177,15 @@ def _backends() -> list[Check]:
     except UserError as problem:
         return [*checks, Check("backends", "auto", "problem", str(problem))]
     return [*checks, Check("backends", "auto", "ok", f"takes {reason}")]
+
+
+def _import_problem(package: str) -> str:
+    """Why a package that is installed cannot be imported, or ""."""
+    try:
+        importlib.import_module(package)
+    except ImportError as problem:
+        return str(problem)
+    return ""
 
 
 def _lacking(backend: str) -> str:

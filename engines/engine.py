@@ -199,8 +199,8 @@ def load_engine(
     default), `threads` the CPU threads (None: the cores this process may use). `gpu_memory`: bytes of a GPU's memory
     that a TensorRT or onnxruntime engine may take there; torch has one limit for the process (`limit_memory`).
 
-    Raises UserError when the backend is unknown or cannot run here, the bundle lacks the graph or precision, or
-    `gpu_memory` is known to be too little.
+    Raises UserError when the backend is unknown, cannot run or be imported here, the bundle lacks the graph or
+    precision, or `gpu_memory` is known to be too little.
     """
     from vexpress_trt.engines.selection import choose_backend, choose_precision, engine_class
 
@@ -208,4 +208,9 @@ def load_engine(
     spec = bundle.graph(graph, precision or choose_precision(name, bundle.precisions))
     kind = engine_class(name)
     limit = {} if gpu_memory is None or not kind.keeps_within else {"gpu_memory": gpu_memory}
-    return kind(bundle, spec, backend=name, threads=threads, dtype=dtype, **limit)
+    try:
+        return kind(bundle, spec, backend=name, threads=threads, dtype=dtype, **limit)
+    except ImportError as problem:  # it is installed, as was looked up, but a library under it is not
+        raise UserError(
+            f"the backend {name} cannot be imported here ({problem}): install it anew, or choose another --backend"
+        ) from None

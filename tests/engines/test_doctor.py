@@ -52,6 +52,20 @@ def test_json_and_text_say_the_same() -> None:
         assert entry["help"] in text
 
 
+def test_a_backend_that_cannot_be_imported_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = module.importlib.import_module
+
+    def broken(name: str):
+        if name == "openvino":
+            raise ImportError("libtbb.so.12: cannot open shared object file")
+        return real(name)
+
+    monkeypatch.setattr(module.importlib, "import_module", broken)
+    check = _named(doctor())["openvino"]
+    assert check.group == "backends" and check.state == "problem" and "libtbb.so.12" in check.detail
+    assert check.help == "install it anew, with what it lacks"
+
+
 def test_the_text_marks_problems_and_counts_them() -> None:
     checks = [
         Check("machine", "disk", "ok", "9 GiB"),

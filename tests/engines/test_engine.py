@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vexpress_trt.engines import selection
 from vexpress_trt.engines.bundle import Bundle
 from vexpress_trt.engines.engine import CancelledError, Engine, load_engine, out_of_memory
 from vexpress_trt.engines.errors import UserError
@@ -157,6 +158,16 @@ def test_every_backends_failed_allocation_is_recognised(problem: Exception, is_m
     sentence = out_of_memory(problem, "reference")
     assert (sentence is not None) is is_memory
     assert not is_memory or "not enough memory for reference" in str(sentence)
+
+
+def test_a_backend_that_cannot_be_imported_is_one_sentence(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(Engine):
+        def __new__(cls, *given, **named) -> None:
+            raise ImportError("libx.so: cannot open shared object file")
+
+    monkeypatch.setattr(selection, "engine_class", lambda name: Broken)
+    with pytest.raises(UserError, match="the backend onnxruntime cannot be imported here .libx.so.*choose another"):
+        load_engine(bundle, "vae_decoder", backend="onnxruntime")
 
 
 def test_a_cancelled_engine_runs_no_more(engine: Engine, example: Callable) -> None:
