@@ -11,10 +11,12 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 from vexpress_trt.bench.command import add_commands as add_bench_commands
@@ -354,31 +356,35 @@ def _signals_unwind() -> Iterator[None]:
     """The first Ctrl-C or SIGTERM unwinds, so that threads end and temporary files go; later ones do not disturb that.
 
     After it they stay ignored, as the process is about to end. A signal that it was started to ignore stays ignored.
-    What native code makes of the unwinding, as an import that fails, is taken for the signal that it is.
+    While a module is imported it waits: native code swallows what is raised there, or crashes of it.
     """
     before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
     ours = [name for name, handler in before.items() if handler not in (signal.SIG_IGN, None)]
 
-    ending: list[BaseException] = []
-
-    def unwind(number: int, frame: Any) -> None:
+    def unwind(number: int, frame: FrameType | None) -> None:
+        if _imports(frame):
+            threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+            return
         for name in ours:
             signal.signal(name, signal.SIG_IGN)
-        ending.append(SystemExit(143) if number == signal.SIGTERM else KeyboardInterrupt())
-        raise ending[0]
+        if number == signal.SIGTERM:
+            sys.exit(143)
+        raise KeyboardInterrupt
 
     for name in ours:
         signal.signal(name, unwind)
     try:
         yield
-    except Exception:
-        if not ending:
-            raise
-        raise ending[0] from None
     finally:
         for name in ours:
             if signal.getsignal(name) is unwind:
                 signal.signal(name, before[name])
+
+
+def _imports(frame: FrameType | None) -> bool:
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
 
 
 @contextmanager
