@@ -14,6 +14,7 @@ from typing import Any, Literal
 from vexpress_trt.engines.cpu import cpu, usable_cores
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.gpu import gpu_status
+from vexpress_trt.engines.memory import available_memory
 from vexpress_trt.engines.selection import available_backends, choose_backend, package_version
 
 State = Literal["ok", "absent", "problem"]
@@ -83,7 +84,7 @@ def format_checks(checks: list[Check]) -> str:
 def _machine() -> list[Check]:
     import psutil
 
-    processor, memory, disk = cpu(), psutil.virtual_memory(), shutil.disk_usage(Path.cwd())
+    processor, memory, disk = cpu(), psutil.virtual_memory().total, shutil.disk_usage(Path.cwd())
     flags = ", ".join(processor.flags) or "instruction sets not known"
     gpu = gpu_status()
     gpus = [
@@ -95,7 +96,7 @@ def _machine() -> list[Check]:
         Check("machine", "system", "ok", platform.platform()),
         Check("machine", "processor", "ok", f"{processor.model} ({flags})"),
         Check("machine", "cores", "ok", f"{usable_cores()} usable of {os.cpu_count()} logical"),
-        Check("machine", "memory", "ok", f"{_gib(memory.available)} available of {_gib(memory.total)}"),
+        Check("machine", "memory", "ok", f"{_gib(available_memory())} available of {_gib(memory)}"),
         Check("machine", "disk", "ok", f"{_gib(disk.free)} free in {Path.cwd()}"),
         Check(
             "machine",

@@ -4,12 +4,11 @@ import shutil
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-import psutil
-
 from vexpress_trt.engines.bundle import Bundle, graph_bytes
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.gpu import gpu_status
 from vexpress_trt.engines.manifest import GraphSpec
+from vexpress_trt.engines.memory import available_memory
 from vexpress_trt.engines.trt.flavour import RTX, RTX_TARGETS, TensorRt
 from vexpress_trt.engines.trt.foresight import Need
 from vexpress_trt.engines.trt.size_flags import smaller
@@ -71,7 +70,7 @@ def check_room(bundle: Bundle, precision: str, specs: Sequence[GraphSpec], tempo
     """
     weights = [graph_bytes(bundle, spec) for spec in specs]
     needed = int(max(weights) * _MEMORY_PER_WEIGHT_BYTE) + _BASE_BYTES
-    available = psutil.virtual_memory().available
+    available = available_memory()
     if needed > available:
         elsewhere = "build on a larger machine and copy the bundle" if temporary is None else "use a larger machine"
         raise UserError(

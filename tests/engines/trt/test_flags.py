@@ -132,7 +132,7 @@ def test_an_old_tensorrt_is_refused_with_the_command_that_updates_it(version: st
 
 
 def test_too_little_memory_is_a_sentence(rtx: TensorRt, bundle: Bundle, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(preflight.psutil, "virtual_memory", lambda: SimpleNamespace(available=100 << 20))
+    monkeypatch.setattr(preflight, "available_memory", lambda: 100 << 20)
     assert "0.1 GiB are free: close other programs" in refusal(capsys, str(bundle.root), "--target", "sm89")
 
 
