@@ -33,10 +33,12 @@ from vexpress_trt.serving.command import add_commands as add_serving_commands
 
 log = logging.getLogger("vexpress")
 _DEMO_FLAGS = "seed device gpu_id dtype backend threads".split()
+_STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; exit status 0: done, 1: a check failed, 2: refused with a sentence, 130: interrupted.
+    """Run one command; exit status 0: done, 1: a check failed, 2: refused with a sentence, 128 and the number of a
+    signal: stopped by it (130 is Ctrl-C).
 
     141: the reader of the output went away.
     """
@@ -191,6 +193,14 @@ def _inspect(args: argparse.Namespace) -> int:
     return 0
 
 
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        print(f"vexpress-trt {version('vexpress-trt')}")
+        parser.exit()
+
+
 class _Parser(argparse.ArgumentParser):
     """Refuses in one sentence, as everything else does: the usage of `generate` alone fills a screen."""
 
@@ -211,6 +221,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Talking-head video from one portrait and speech: an optimized runtime for V-Express.",
         epilog="Start with `vexpress doctor`. Each command has its own --help.",
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     command = _command(commands, "generate", _generate, "portrait + speech (+ key points) -> MP4")
@@ -353,12 +364,13 @@ def _with_underscores(argv: list[str]) -> list[str]:
 
 @contextmanager
 def _signals_unwind() -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM unwinds, so that threads end and temporary files go; later ones do not disturb that.
+    """The first Ctrl-C, SIGTERM or SIGHUP (the terminal is closed) unwinds, so that threads end and temporary files go;
+    later ones do not disturb that.
 
     After it they stay ignored, as the process is about to end. A signal that it was started to ignore stays ignored.
     While a module is imported it waits: native code swallows what is raised there, or crashes of it.
     """
-    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
+    before = {name: signal.getsignal(name) for name in _STOPPING}
     ours = [name for name, handler in before.items() if handler not in (signal.SIG_IGN, None)]
 
     def unwind(number: int, frame: FrameType | None) -> None:
@@ -367,9 +379,9 @@ def _signals_unwind() -> Iterator[None]:
             return
         for name in ours:
             signal.signal(name, signal.SIG_IGN)
-        if number == signal.SIGTERM:
-            sys.exit(143)
-        raise KeyboardInterrupt
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        sys.exit(128 + number)
 
     for name in ours:
         signal.signal(name, unwind)
@@ -382,9 +394,12 @@ def _signals_unwind() -> Iterator[None]:
 
 
 def _imports(frame: FrameType | None) -> bool:
-    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+    """Whether the command that runs is about to import a module; whoever runs the command may be, too."""
+    while frame is not None and frame.f_code is not _run.__code__:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
         frame = frame.f_back
-    return frame is not None
+    return False
 
 
 @contextmanager

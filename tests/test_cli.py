@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,10 @@ def test_a_flag_that_is_unknown_is_refused_by_the_command(command: str) -> None:
     name = " ".join(command.split()[: 2 if command.startswith("bench") else 1])
     assert done.returncode == 2
     assert done.stderr == f"vexpress: error: there is no --no_such_flag; see `vexpress {name} --help`\n"
+
+
+def test_the_version_is_the_packages() -> None:
+    assert _run("--version").stdout == f"vexpress-trt {version('vexpress-trt')}\n"
 
 
 def test_a_token_without_a_server_is_refused() -> None:
@@ -149,7 +154,7 @@ def test_a_signal_during_an_import_ends_the_command_afterwards(
         pytest.fail("the signal was lost")
 
     monkeypatch.syspath_prepend(tmp_path)
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     monkeypatch.setattr("vexpress_trt.engines.doctor.doctor", doctor)
     try:
         assert cli.main(["doctor"]) == 130

@@ -373,7 +373,17 @@ def test_weights_that_blow_up_stop_the_run_naming_graph_window_and_step(
 
 
 @pytest.mark.parametrize("times", [1, 3], ids=["once", "impatiently"])
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "stop",
+    [
+        signal.SIGINT,
+        signal.SIGTERM,
+        pytest.param(
+            signal.SIGHUP,
+            marks=pytest.mark.skipif(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN, reason="started by nohup"),
+        ),
+    ],
+)
 def test_an_interrupted_run_leaves_nothing(request_of: GenerationRequest, stop: signal.Signals, times: int) -> None:
     command = [
         sys.executable,
@@ -393,6 +403,6 @@ def test_an_interrupted_run_leaves_nothing(request_of: GenerationRequest, stop: 
     for _ in range(times):
         running.send_signal(stop)
         time.sleep(0.02)
-    assert running.wait(timeout=60) == {signal.SIGINT: 130, signal.SIGTERM: 143}[stop]
+    assert running.wait(timeout=60) == 128 + stop
     folder = request_of.output_path.parent
     assert not [path.name for path in folder.iterdir() if "out" in path.name]
