@@ -1,5 +1,8 @@
 """What is particular to OpenVINO."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +21,15 @@ from vexpress_trt.engines import openvino_engine  # noqa: E402
 
 def _load(bundle: Bundle, **settings):
     return load_engine(bundle, "vae_decoder", backend="openvino", precision="fp32", **settings)
+
+
+def test_openvino_reports_to_nobody(tmp_path: Path) -> None:
+    automatic = ("CI", "TF_BUILD", "JENKINS_URL")  # where these are set it would not report anyway
+    surroundings = {name: value for name, value in os.environ.items() if name not in automatic}
+    places = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "TMPDIR"), str(tmp_path))
+    code = "from vexpress_trt.engines.openvino_engine import _core; _core()"
+    subprocess.run([sys.executable, "-c", code], env={**surroundings, **places}, check=True)
+    assert not list(tmp_path.iterdir())  # reporting begins with an identifier in the home folder
 
 
 @pytest.mark.parametrize(("flags", "hint"), [(("amx_tile", "amx_bf16"), "bf16"), (("avx512f",), "f32")])
