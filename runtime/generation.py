@@ -73,10 +73,10 @@ class Generation:
     def __iter__(self) -> Iterator[Frame]:
         request, clip = self.request, self.clip
         dump = TensorDump(request.dump_tensors, clip.length, clip.fps)
+        workspace = Workspace(on_disk=request.save_gpu_memory)
         with (
             self._loader() as engines,
             self._limited(),
-            Workspace(on_disk=request.save_gpu_memory) as workspace,
             Pipeline(cancel=engines.cancel) as pipeline,
         ):
             for index, image in enumerate(self._images(engines, workspace, dump, pipeline)):
