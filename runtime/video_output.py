@@ -20,7 +20,9 @@ from vexpress_trt.runtime.muxer import muxer
 from vexpress_trt.runtime.summary import Stopwatch
 
 _BT709 = 1  # the code point of primaries, transfer and matrix in H.264's colour description (ITU-T H.273)
-_FRAGMENTED = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
+# The header comes with the first fragment: written before, it could not say by how much the sound's codec is late, and
+# FFmpeg would show the first frame that much longer.
+_FRAGMENTED = {"movflags": "frag_keyframe+delay_moov+default_base_moof", "flush_packets": "1"}
 NVENC = "h264_nvenc"
 _AAC_RATES = (48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
 

@@ -374,6 +374,22 @@ def test_a_stream_gets_a_playable_video_while_frames_come(tmp_path, wav):
     assert abs(sound.shape[1] - min(source.shape[1], 24_000)) < 2048  # 1.5 s at 16 kHz, but for the codec's delay
 
 
+@pytest.mark.parametrize(("fps", "frames"), [(30, 45), (30000 / 1001, 40), (25, 1)])
+def test_a_stream_shows_every_frame_as_long_as_a_file_does_and_sound_with_it(tmp_path, make_sound, fps, frames):
+    samples = np.zeros((1, 32_000), np.float32)
+    samples[0, 8_000:8_016] = 0.9
+    audio, pipe = make_sound(tmp_path / "click.wav", samples, 16_000), Pipe()
+    with VideoWriter(pipe, WIDTH, HEIGHT, fps, audio_path=audio, frames=frames) as writer:
+        for _ in range(frames):
+            writer.write(flat())
+    (tmp_path / "stream.mp4").write_bytes(pipe.data)
+    with av.open(str(tmp_path / "stream.mp4")) as media:
+        times = [frame.time for frame in media.decode(video=0)]
+    np.testing.assert_allclose(times, np.arange(frames) / fps, atol=1e-4)
+    if frames > 1:
+        assert np.abs(decoded_sound(tmp_path / "stream.mp4")[0]).argmax() == pytest.approx(8_008, abs=32)
+
+
 @pytest.mark.parametrize("room", [0, 4000])
 def test_a_stream_into_a_full_disk_is_one_sentence(wav, room):
     class Full(Pipe):
