@@ -102,7 +102,7 @@ _NUMBER_CODES = frozenset({"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2",
 
 
 def _make_dtype(code: Any, *_: Any) -> DtypeRecord:
-    if code not in _NUMBER_CODES:
+    if not isinstance(code, str) or code not in _NUMBER_CODES:
         raise PickleRefused("it holds an array that is not of numbers")
     return DtypeRecord(code)
 

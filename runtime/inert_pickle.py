@@ -123,14 +123,21 @@ class _Machine:
 
     def _dict(self, _: Any) -> None:
         items = self._since_mark()
-        self.stack.append(dict(zip(items[::2], items[1::2], strict=True)))
+        self.stack.append({})
+        self._put(items)
 
     def _setitem(self, _: Any) -> None:
         value, key = self._pop(), self._pop()
-        self._container(dict)[key] = value
+        self._put([key, value])
 
     def _setitems(self, _: Any) -> None:
-        items = self._since_mark()
+        self._put(self._since_mark())
+
+    def _put(self, items: list[Any]) -> None:
+        """Keys and values in turn into the dict on top. A key is a word or a number: to hash a tuple that is nested
+        thousands deep would end the process."""
+        if not all(isinstance(key, str | bytes | int) for key in items[::2]):
+            raise PickleRefused("a key in it is neither a word nor a number")
         self._container(dict).update(zip(items[::2], items[1::2], strict=True))
 
     def _container(self, kind: type) -> Any:

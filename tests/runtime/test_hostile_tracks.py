@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -88,6 +89,20 @@ def test_odd_opcodes_are_refused(tmp_path, data):
     path = tmp_path / "kps.pth"
     path.write_bytes(data)
     assert "kps.pth" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(b"}", b"Ns."), (b"}(", b"Nu."), (b"(", b"Nd."), (b"cnumpy\ndtype\n", b"\x85R.")],
+    ids=["SETITEM", "SETITEMS", "DICT", "dtype"],
+)
+def test_a_tuple_nested_too_deeply_to_be_hashed_is_refused(tmp_path, before, after):
+    path = tmp_path / "kps.pth"
+    path.write_bytes(b"\x80\x02" + before + b")" + b"\x85" * 1_000_000 + after)
+    code = "import sys; from track_files import refusal; from pathlib import Path; print(refusal(Path(sys.argv[1])))"
+    helpers = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    done = subprocess.run([sys.executable, "-c", code, path], env=helpers, capture_output=True, text=True, check=False)
+    assert "was not read" in done.stdout, f"status {done.returncode}"  # a crash would have ended this process
 
 
 def test_arrays_that_claim_more_than_they_hold_are_refused(tmp_path):
