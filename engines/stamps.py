@@ -7,9 +7,11 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from vexpress_trt.engines.files import sha256_file, user_cache
+from vexpress_trt.engines.errors import UserError
+from vexpress_trt.engines.files import atomic_path, sha256_file, user_cache
 
 _STAMP_NAME = ".verified.json"
+_MAX_STAMP_BYTES = 64 << 20
 _THREADS = 4
 
 
@@ -46,6 +48,8 @@ def _stamp_paths(root: Path) -> tuple[Path, Path]:
 def _read_stamp(root: Path) -> dict[str, list]:
     for path in _stamp_paths(root):
         with contextlib.suppress(OSError, ValueError, RecursionError):
+            if not path.is_file() or path.stat().st_size > _MAX_STAMP_BYTES:
+                continue  # a bundle is from anywhere: a link to a device or a pipe would be read for ever
             stamp = json.loads(path.read_text())
             entries = stamp.items() if isinstance(stamp, dict) else ()
             return {key: entry for key, entry in entries if isinstance(entry, list) and len(entry) == 2}
@@ -54,11 +58,7 @@ def _read_stamp(root: Path) -> dict[str, list]:
 
 def _write_stamp(root: Path, stamp: dict[str, list]) -> None:
     for path in _stamp_paths(root):
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        with contextlib.suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(stamp))
-            os.replace(temporary, path)
+        with contextlib.suppress(OSError, UserError):
+            with atomic_path(path) as temporary:  # a name that could be guessed could be a link to another file
+                temporary.write_text(json.dumps(stamp))
             return
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
