@@ -142,15 +142,16 @@ class _Worker:
 
 
 class _without_interrupts:
-    """Ctrl-C at a terminal reaches the processes started in this block as well: it is for the driver, which ends them.
+    """Ctrl-C at a terminal, and its end, reach the processes started in this block as well: they are for the driver,
+    which ends them.
 
-    The signal stays blocked in them; here it is delivered when the block ends.
+    Both signals stay blocked in them; here they are delivered when the block ends.
     """
 
     def __enter__(self) -> None:
         if hasattr(signal, "pthread_sigmask"):
             resource_tracker.ensure_running()  # its start would lift the block
-            self._before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            self._before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
 
     def __exit__(self, *problem: object) -> None:
         if hasattr(signal, "pthread_sigmask"):
