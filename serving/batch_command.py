@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -57,6 +58,9 @@ def _batch(args: argparse.Namespace) -> int:
     results = args.results or args.jobs.with_name(f"{args.jobs.stem}.results.jsonl")
     if results.absolute() == args.jobs.absolute():
         raise UserError(f"--results {results}: that is the file of the jobs; name another one.")
+    place = os.path.realpath(results)
+    if (job := next((job for job in jobs if os.path.realpath(job.output) == place), None)) is not None:
+        raise UserError(f"--results {results}: the video of line {job.line} goes there; name another file.")
     _announce_box(jobs)
     with Reporter(quiet=args.quiet) as reporter:
         report = run_batch(

@@ -70,6 +70,7 @@ def test_clips_are_those_of_generate_and_are_made_once(
         (["--cpus_per_actor", "2"], "give its address with --ray"),
         (["--fps", "0"], "line 1: --fps 0.0: must be from 1 to 120"),
         (["--results", "JOBS"], "that is the file of the jobs"),
+        (["--results", "JOBS/../one.mp4"], "one.mp4: the video of line 1 goes there"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_any_work(
