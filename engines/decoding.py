@@ -87,7 +87,10 @@ def _decode_union(kind: Any, value: Any, where: str) -> Any:
 
 def _decode_plain(kind: type, value: Any, where: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise DecodeError(f"{where} is {_show(value)}, too large for a number") from None
     if type(value) is not kind:
         raise DecodeError(f"{where} is {_show(value)}, not {kind.__name__}")
     return value

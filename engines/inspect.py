@@ -58,7 +58,12 @@ def format_description(description: dict[str, Any]) -> str:
         lines += ["", "made from"]
         width = max(map(len, checkpoints))
         lines += [f"  {name:<{width}}  sha256 {str(digest)[:16]}" for name, digest in checkpoints.items()]
-    return "\n".join(lines)
+    return "\n".join(map(_printable, lines))
+
+
+def _printable(line: str) -> str:
+    """What a bundle says of itself, without the characters by which it could command the terminal."""
+    return "".join(mark if mark.isprintable() else mark.encode("unicode_escape").decode() for mark in line)
 
 
 def _describe_graph(bundle: Bundle, spec: GraphSpec) -> dict[str, Any]:

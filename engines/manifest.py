@@ -142,9 +142,9 @@ def is_reference_tensor(name: str) -> bool:
 
 
 def is_safe_path(path: str) -> bool:
-    """Whether a relative path with forward slashes stays inside the bundle folder."""
+    """Whether a relative path with forward slashes stays inside the bundle folder, and can be shown as it is."""
     pure = PurePosixPath(path)
-    normal = str(pure) == path and "\\" not in path and "\0" not in path and ":" not in path
+    normal = str(pure) == path and "\\" not in path and path.isprintable() and ":" not in path
     return normal and path not in ("", ".") and not pure.is_absolute() and ".." not in pure.parts
 
 

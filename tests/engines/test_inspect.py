@@ -59,6 +59,11 @@ def test_the_text_shows_it_all(bundle: Bundle) -> None:
         assert line in lines
 
 
+def test_what_a_bundle_says_cannot_command_the_terminal(bundle: Bundle) -> None:
+    text = format_description(describe_bundle(bundle) | {"licence": "\x1b]0;mine\x07 \ud800 libre à tous"})
+    assert r"licence: \x1b]0;mine\x07 \ud800 libre à tous" in text.splitlines()
+
+
 def test_keys_and_values_take_one_line(bundle: Bundle) -> None:
     description = describe_bundle(bundle)
     description["graphs"][0]["inputs"] += [

@@ -48,6 +48,7 @@ def test_another_schema_says_how_to_export_again(bundle: Bundle) -> None:
         (_set("model", "attention_blocks", value=0), "model.attention_blocks is 0, not a positive number"),
         (_set("scheduler", "beta_end", value=0.0001), "scheduler.beta_start and scheduler.beta_end"),
         (_set("scheduler", "num_train_timesteps", value=0), "scheduler.num_train_timesteps is 0"),
+        (_set("scheduler", "beta_start", value=10**400), "scheduler.beta_start is 10{56}..., too large for a number"),
         (_set("graphs", value={}), "graphs is {}, not a list"),
         (_set("graphs", 0, "precision", value="fp8"), r"graphs\[0\].precision is 'fp8', not one of fp32, fp16, bf16"),
         (_set("graphs", 0, "name", value="../x"), r"graphs\[0\].name is '../x'"),
@@ -115,6 +116,7 @@ def test_an_invalid_manifest_is_not_written(bundle: Bundle) -> None:
         ("a//b", False),
         ("./a", False),
         ("a\0b", False),
+        ("a\x1b[2Jb", False),
     ],
 )
 def test_paths_stay_inside_the_bundle(path: str, safe: bool) -> None:
