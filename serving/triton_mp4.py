@@ -61,11 +61,12 @@ def _video(inputs: list[Any], parameters: dict[str, Any]) -> list[Any]:
 
 
 def _mp4_settings(inputs: list[Any]) -> Any:
-    """The request's settings with the output set; what is no JSON object is passed on for the other model to refuse."""
+    """The request's settings with the output set; what is no JSON object, or so large that nothing should be made of it
+    before a token was asked for, is passed on for the other model to refuse."""
     given = [tensor for tensor in inputs if tensor.name() == protocol.SETTINGS]
     text = given[0].as_numpy().reshape(-1)[0] if given else b"{}"
     try:
-        settings = json.loads(text or b"{}")
+        settings = json.loads(text or b"{}") if len(text) <= protocol.MAX_SETTINGS_BYTES else None
     except (ValueError, RecursionError):
         settings = None
     if isinstance(settings, dict):
