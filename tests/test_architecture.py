@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,11 @@ def test_the_command_line_answers_without_heavy_libraries(statement: str) -> Non
 def test_the_runtimes_public_names_come_without_the_export_stack() -> None:
     names = "from vexpress_trt.runtime import Frame, Generation, GenerationRequest, Summary, generate, write_video"
     assert not {name.split(".")[0] for name in _loaded_by(names)} & TORCH_STACK
+
+
+def test_what_others_made_comes_with_its_licence() -> None:
+    rooms = ("bench", "engines", "export", "models", "runtime", "serving")
+    notices = {path.relative_to(ROOT).as_posix() for room in rooms for path in (ROOT / room).rglob("LICENSE*")}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert set(project["license-files"]) == {"LICENSE"} | notices
+    assert {"models/mtcnn/LICENSE", "runtime/native/LICENSE.nanobind"} <= notices
