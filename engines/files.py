@@ -10,15 +10,21 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from vexpress_trt.engines.errors import UserError
 
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
+
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}
 _CHUNK_BYTES = 8 << 20
-_TEMPORARY = re.compile(r"\.(.*)\.[0-9a-f]{8}\.tmp(\..*)?")  # as `_temporary` names them
+_LOCK = ".lock"
+_TEMPORARY = re.compile(r"\.(.*)\.[0-9a-f]{8}\.tmp(\..*)?(?<!\.lock)")  # as `_temporary` names them
 
 
 @contextlib.contextmanager
@@ -28,7 +34,8 @@ def atomic_path(target: Path, *, directory: bool = False) -> Iterator[Path]:
     The temporary has the suffix of `target`, so writers that choose a format by suffix keep working. With
     `directory=True` it is an existing empty folder; otherwise the block creates the file. On success everything is
     flushed to the disk and renamed over `target`; on any exception, Ctrl-C included, the temporary is removed and
-    `target` is as it was. Missing parent folders are made, and removed again on an exception.
+    `target` is as it was. Missing parent folders are made, and removed again on an exception. What a killed process
+    has left beside `target` is removed at the beginning.
 
     Raises UserError when the parent folder cannot be made or written, when the disk is full, and when `target` exists
     as the other kind (a folder where a file is meant, or the reverse).
@@ -44,11 +51,13 @@ def atomic_path(target: Path, *, directory: bool = False) -> Iterator[Path]:
                 raise UserError(f"cannot write {target}: {folder.parent} takes no new folders") from None
             made.append(folder)
         _check_target(target, directory)
-        if directory:
-            temporary.mkdir()
-        yield temporary
-        _flush(temporary)
-        _put_in_place(temporary, target)
+        remove_leftovers([target])
+        with _lock_beside(temporary):
+            if directory:
+                temporary.mkdir()
+            yield temporary
+            flush(temporary)
+            _put_in_place(temporary, target)
     except BaseException as problem:
         remove(temporary)
         for folder in reversed(made):
@@ -86,6 +95,23 @@ def target_of(temporary: Path) -> Path | None:
     """
     match = _TEMPORARY.fullmatch(temporary.name)
     return temporary.with_name(match[1] + (match[2] or "")) if match else None
+
+
+def remove_leftovers(targets: Collection[Path]) -> None:
+    """Remove what killed processes left beside these: temporaries of `atomic_path` whose lock nobody holds any more.
+
+    What cannot be looked at or removed stays.
+    """
+    for folder in {target.parent for target in targets}:
+        with contextlib.suppress(OSError):
+            for name in os.listdir(folder):
+                temporary = folder / name.removesuffix(_LOCK)
+                if temporary.name == name or target_of(temporary) not in targets:
+                    continue
+                with _lock(folder / name) as locked:
+                    if locked:
+                        remove(temporary)
+                        remove(folder / name)
 
 
 def check_place(target: Path) -> None:
@@ -143,6 +169,14 @@ def remove(path: Path) -> None:
             path.unlink()
 
 
+def flush(path: Path) -> None:
+    """Force a file, or all files below a folder, to the disk: a rename may otherwise outlive its content."""
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    for file in files:
+        with open(file, "rb") as handle:
+            os.fsync(handle.fileno())
+
+
 def sha256_file(path: Path) -> str:
     """The SHA-256 of a file's content as 64 lower-case hexadecimal digits."""
     digest = hashlib.sha256()
@@ -155,6 +189,34 @@ def sha256_file(path: Path) -> str:
 
 def _temporary(target: Path) -> Path:
     return target.with_name(f".{target.stem}.{secrets.token_hex(4)}.tmp{target.suffix}")
+
+
+@contextlib.contextmanager
+def _lock_beside(temporary: Path) -> Iterator[None]:
+    """A file beside `temporary` that is locked while this process lives, where the file system has locks."""
+    lock = temporary.with_name(temporary.name + _LOCK)
+    with _lock(lock, os.O_CREAT):
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                remove(lock)
+
+
+@contextlib.contextmanager
+def _lock(file: Path, flags: int = 0) -> Iterator[bool]:
+    """Yields whether this process has the lock of `file`: no other one has it, and there are locks here."""
+    descriptor, locked = -1, False
+    with contextlib.suppress(OSError):
+        descriptor = os.open(file, os.O_RDWR | flags, 0o666)
+        if fcntl is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locked = True
+    try:
+        yield locked
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 def _check_target(target: Path, directory: bool) -> None:
@@ -181,14 +243,6 @@ def _write_refusal(problem: BaseException, target: Path) -> UserError | None:
     if code in _NOT_ALLOWED and concerns_target:
         return UserError(f"cannot write {target}: {os.strerror(code).lower()}; choose another folder")
     return None
-
-
-def _flush(path: Path) -> None:
-    """Force a file, or all files below a folder, to the disk: a rename may otherwise outlive its content."""
-    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
-    for file in files:
-        with open(file, "rb") as handle:
-            os.fsync(handle.fileno())
 
 
 def _put_in_place(temporary: Path, target: Path) -> None:

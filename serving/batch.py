@@ -8,7 +8,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from vexpress_trt.engines.files import remove, target_of
+from vexpress_trt.engines.files import remove_leftovers
 from vexpress_trt.runtime.progress import ProgressCallback, ProgressEvent
 from vexpress_trt.serving.batch_jobs import Job
 from vexpress_trt.serving.batch_pool import Pool
@@ -75,7 +75,7 @@ def run_batch(
     """
     with Results(results_path) as results:
         left = [job for job in jobs if again or not results.has(job)]
-        remove_leftovers(left)
+        _clear(left)
         batch = _Batch(left, pool, results, retries, on_progress)
         if left:
             batch.run()
@@ -117,7 +117,7 @@ class _Batch:
                             self._ended(event.worker, event.attempt)
                 self._show()
         finally:
-            remove_leftovers(self._running.values())
+            _clear(self._running.values())
 
     def report(self, skipped: int) -> BatchReport:
         return BatchReport(
@@ -157,7 +157,7 @@ class _Batch:
             self._frames_done += attempt.summary["frames"]
             self._record(job, DONE, attempt, identity=attempt.identity, output_bytes=attempt.output_bytes)
             return
-        remove_leftovers([job])
+        _clear([job])
         if not attempt.inputs_fault and self._tries[job] <= self._retries:
             self._retried += 1
             self._waiting.append(job)
@@ -188,12 +188,7 @@ class _Batch:
         self._report(ProgressEvent("jobs", ended, self._jobs, detail, frames))
 
 
-def remove_leftovers(jobs: Iterable[Job]) -> None:
+def _clear(jobs: Iterable[Job]) -> None:
     """Remove temporary files that workers left beside the videos of these jobs when they were killed."""
     outputs = {job.request.output_path for job in jobs}
-    for folder in {output.parent for output in outputs}:
-        if not folder.is_dir():
-            continue
-        for file in folder.iterdir():
-            if target_of(file) in outputs:
-                remove(file)
+    remove_leftovers({output for output in outputs if output.parent.is_dir()})

@@ -9,7 +9,7 @@ from filelock import FileLock, Timeout
 
 from vexpress_trt.engines.bundle import ENGINES_FOLDER, Bundle
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.engines.files import atomic_path, remove, sha256_file, target_of
+from vexpress_trt.engines.files import atomic_path, remove, remove_leftovers, sha256_file, target_of
 from vexpress_trt.engines.trt.bindings import Binding
 from vexpress_trt.engines.trt.key import SIDECAR_VERSION, EngineKey, Sidecar
 
@@ -144,6 +144,7 @@ class EngineStore:
                 continue
             with self._unless_built(engine.with_suffix(_PLAN)) as free:
                 if free:
+                    remove_leftovers([engine])
                     remove(leftover)
 
     def _files(self, pattern: str) -> list[Path]:

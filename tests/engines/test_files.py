@@ -4,13 +4,22 @@ import contextlib
 import errno
 import hashlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from vexpress_trt.engines import files
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.engines.files import atomic_path, sha256_file, target_of, temporary_beside, user_cache
+from vexpress_trt.engines.files import (
+    atomic_path,
+    remove_leftovers,
+    sha256_file,
+    target_of,
+    temporary_beside,
+    user_cache,
+)
 
 
 def test_a_file_appears_when_the_block_ends(tmp_path: Path) -> None:
@@ -32,6 +41,46 @@ def test_what_a_killed_process_leaves_is_known_by_its_name(tmp_path: Path) -> No
         assert target_of(tmp_path / name) is None
     with temporary_beside(tmp_path / "a.plan") as temporary:
         assert target_of(temporary) == tmp_path / "a.plan" and temporary.suffix == ".plan"
+
+
+@pytest.mark.parametrize("directory", [False, True])
+def test_what_a_killed_process_left_goes_and_what_a_living_one_writes_stays(tmp_path: Path, directory: bool) -> None:
+    target = tmp_path / "x.bundle"
+    begin = f"""
+import sys
+from pathlib import Path
+from vexpress_trt.engines.files import atomic_path
+with atomic_path(Path({str(target)!r}), directory={directory}) as temporary:
+    (temporary / "large" if {directory} else temporary).write_text("begun")
+    print(temporary.name, flush=True)
+    sys.stdin.readline()
+"""
+    with atomic_path(tmp_path / "other", directory=directory) as other:
+        other.is_dir() or other.touch()
+        writers = [
+            subprocess.Popen([sys.executable, "-c", begin], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            for _ in range(2)
+        ]
+        living, killed = writers
+        temporaries = [tmp_path / writer.stdout.readline().strip() for writer in writers]
+        killed.kill()
+        killed.wait()
+        assert all(path.exists() for path in temporaries)
+
+        remove_leftovers([target])
+        assert [path.exists() for path in (other, *temporaries)] == [True, True, False]
+        living.communicate("\n")
+    assert living.returncode == 0 and target.exists()
+    assert sorted(os.listdir(tmp_path)) == ["other", "x.bundle"]
+
+
+def test_writing_again_removes_what_a_killed_process_left(tmp_path: Path) -> None:
+    for name in (".x.01234567.tmp.bundle", ".y.01234567.tmp.bundle"):
+        (tmp_path / name).mkdir()
+        (tmp_path / f"{name}.lock").touch()
+    with atomic_path(tmp_path / "x.bundle", directory=True):
+        pass
+    assert sorted(os.listdir(tmp_path)) == [".y.01234567.tmp.bundle", ".y.01234567.tmp.bundle.lock", "x.bundle"]
 
 
 @pytest.mark.parametrize("failure", [None, ValueError("no"), KeyboardInterrupt()])

@@ -242,6 +242,7 @@ def test_a_killed_driver_resumes(folder: Folder, driver: Callable[[], subprocess
     for number in (2, 3):
         (folder.path / f"speech{number}.wav").write_text("")
     (folder.path / "out" / ".clip2.01234567.tmp.mp4").write_text("of a worker that was killed as well")
+    (folder.path / "out" / ".clip2.01234567.tmp.mp4.lock").touch()
 
     assert driver().wait(timeout=60) == 0
     assert folder.made == {f"clip{number}.mp4": 1 for number in (1, 2, 3, 4)}
@@ -249,7 +250,19 @@ def test_a_killed_driver_resumes(folder: Folder, driver: Callable[[], subprocess
     assert folder.videos == [f"clip{number}.mp4" for number in (1, 2, 3, 4)]
 
 
-@pytest.mark.parametrize(("stop", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_what_a_terminal_sends_to_a_worker_is_for_the_driver(
+    folder: Folder, driver: Callable[[], subprocess.Popen], number: signal.Signals
+) -> None:
+    _write_jobs(folder, "sleep 0.5")
+    process = driver()
+    _wait_for(lambda: len(folder.attempts) == 1)
+    os.kill(int(folder.log[0][2]), number)
+    assert process.wait(timeout=30) == 0
+    assert folder.attempts == {"clip1.mp4": 1}
+
+
+@pytest.mark.parametrize(("stop", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_an_interrupted_driver_leaves_nothing_half_done(
     folder: Folder, driver: Callable[[], subprocess.Popen], stop: signal.Signals, status: int
 ) -> None:

@@ -166,7 +166,8 @@ def test_prune_leaves_what_is_being_built(store: EngineStore, key: EngineKey) ->
     with store.building(key):
         path = store.plan_path(key)
         temporaries = [path.with_name(f".{path.stem}.0123abcd.tmp.{kind}") for kind in ("plan", "json")]
-        for file in (path, *temporaries):
+        locks = [file.with_name(f"{file.name}.lock") for file in temporaries]
+        for file in (path, *temporaries, *locks):
             file.write_bytes(PLAN)
         store.prune(removed.append)
         assert all(file.exists() for file in (path, *temporaries)) and removed == []
