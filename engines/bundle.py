@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.engines.files import atomic_path, looking, user_cache
+from vexpress_trt.engines.files import atomic_path, flush, looking, user_cache
 from vexpress_trt.engines.manifest import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
@@ -184,7 +184,8 @@ def write_bundle(
 
     An existing bundle at `target` is replaced. With `keep` (an opened bundle, usually the one at `target`) its graphs
     and their files are carried over by hard link, except the precisions in `replace`, which the block writes anew; so
-    one precision is added without touching the rest, and built engines stay too. Raises UserError when `target` is a
+    one precision is added without touching the rest, and built engines stay too, those that a build adds during the
+    block included. Raises UserError when `target` is a
     folder that is not a bundle (it is never deleted), or cannot be written, and at the end of the block when another
     program has put a bundle there in the meantime.
     """
@@ -200,11 +201,13 @@ def write_bundle(
             writer.kept = tuple(graph for graph in keep.manifest.graphs if graph.precision not in replace)
             for file in {file for graph in writer.kept for file in graph.files}:
                 _link(keep.path(file), writer.path(file))
-            if (keep.root / ENGINES_FOLDER).is_dir():
-                shutil.copytree(keep.root / ENGINES_FOLDER, root / ENGINES_FOLDER, copy_function=_link)
+            _carry_engines(keep.root, root)
         yield writer
         if writer.manifest is None:
             raise ValueError("the bundle was not finished: call finish() inside the block")
+        if keep is not None:
+            flush(root)  # what takes long comes before the last look
+            _carry_engines(keep.root, root)
         if _identity(target) not in (None, before):
             raise UserError(f"another program wrote the bundle {target} meanwhile, it stays: run the command again")
 
@@ -216,6 +219,24 @@ def _identity(target: Path) -> tuple[int, int] | None:
         return None
     stat = manifest.stat()
     return stat.st_ino, stat.st_mtime_ns
+
+
+def _carry_engines(source: Path, target: Path) -> None:
+    """Link all that is new among the engines of one bundle into another; a build may be adding and renaming some."""
+    for folder, _, names in os.walk(source / ENGINES_FOLDER, followlinks=True):
+        carried = target / Path(folder).relative_to(source)
+        carried.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                if not _unchanged(Path(folder, name), carried / name):
+                    (carried / name).unlink(missing_ok=True)
+                    _link(Path(folder, name), carried / name)
+
+
+def _unchanged(source: Path, copy: Path) -> bool:
+    one = source.stat()
+    other = copy.stat() if copy.exists() else None
+    return other is not None and (one.st_size, one.st_mtime_ns) == (other.st_size, other.st_mtime_ns)
 
 
 def _link(source: Path | str, target: Path | str) -> None:

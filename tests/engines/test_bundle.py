@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vexpress_trt.engines import stamps
-from vexpress_trt.engines.bundle import ENGINES_FOLDER, Bundle, graph_bytes, write_bundle
+from vexpress_trt.engines.bundle import ENGINES_FOLDER, Bundle, BundleWriter, graph_bytes, write_bundle
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.manifest import MANIFEST_NAME, FileRecord, ModelConfig
 
@@ -134,6 +134,29 @@ def test_a_precision_is_added_without_writing_the_others_again(
     assert both.precisions == ("fp32", "fp16")
     assert (both.root / DATA).stat().st_ino == inode
     assert (both.root / ENGINES_FOLDER / "plan").read_text() == "built"
+
+
+def test_engines_that_are_built_meanwhile_stay(bundle: Bundle, make_bundle: Callable[..., Bundle], monkeypatch) -> None:
+    engines = bundle.root / ENGINES_FOLDER / "key"
+    engines.mkdir(parents=True)
+    for name in ("same", "built again"):
+        (engines / name).write_text("old")
+    (engines / "renamed at this moment").symlink_to("nowhere")
+    inode = (engines / "same").stat().st_ino
+
+    def build(writer: BundleWriter, **about: object) -> None:
+        (engines / "built again").unlink()
+        (engines / "built again").write_text("newer")
+        (engines / "another").mkdir()
+        (engines / "another" / "plan").write_text("new")
+        finish(writer, **about)
+
+    finish = BundleWriter.finish
+    monkeypatch.setattr(BundleWriter, "finish", build)
+    make_bundle(bundle.root, precisions=("fp16",), keep=bundle)
+    assert (engines / "same").stat().st_ino == inode
+    assert (engines / "built again").read_text() == "newer"
+    assert (engines / "another" / "plan").read_text() == "new"
 
 
 def test_writing_a_carried_file_leaves_the_previous_bundle_alone(bundle: Bundle) -> None:
