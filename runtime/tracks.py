@@ -125,8 +125,8 @@ def _read_sidecar(path: Path) -> tuple[tuple[int, int] | None, float | None]:
     if not os.path.exists(path):
         return None, None
     try:
-        if path.stat().st_size > _MAX_SIDECAR_BYTES:
-            raise ValueError("too large")
+        if not path.is_file() or path.stat().st_size > _MAX_SIDECAR_BYTES:
+            raise ValueError("no file, or too large")
         values = json.loads(path.read_text(encoding="utf-8"))
         width, height, fps = values.get("width"), values.get("height"), values.get("fps")
         if (width is None) != (height is None):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
@@ -103,6 +104,8 @@ def identity(request: GenerationRequest) -> str:
 
 def _content(path: Path) -> str:
     status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(f"{path} is no regular file")  # a pipe or a device may have no end
     return _hashed(path, status.st_size, status.st_mtime_ns)
 
 

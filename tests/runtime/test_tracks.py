@@ -214,6 +214,14 @@ def test_broken_sidecar_is_named(tmp_path, text):
     assert "kps.npy.json" in refusal(path)
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("lay", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["a pipe", "a device"])
+def test_a_sidecar_without_an_end_is_not_read(tmp_path, lay):
+    np.save(tmp_path / "kps.npy", POINTS)
+    lay(tmp_path / "kps.npy.json")
+    assert "kps.npy.json" in refusal(tmp_path / "kps.npy")
+
+
 def test_a_name_that_leaves_no_room_for_a_sidecar(tmp_path):
     path = tmp_path / ("x" * 250 + ".npy")
     np.save(path, POINTS)

@@ -1,6 +1,7 @@
 """The lines of a batch: what they may say, what refuses the whole file, and when two ask for the same clip."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -110,6 +111,14 @@ def test_a_request_is_known_by_the_content_of_its_files(clip: GenerationRequest,
     assert identity(replace(clip, threads=3, gpu_id=1, gpu_memory="8GB", portrait_cache="off")) == before
     (tmp_path / "b.wav").write_bytes(b"Speech, and more")
     assert identity(clip) != before
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", ["audio_path", "reference_image_path", "kps_path"])
+def test_what_has_no_end_is_not_hashed(clip: GenerationRequest, tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="pipe is no regular file"):
+        identity(replace(clip, **{name: tmp_path / "pipe"}))
 
 
 def test_a_track_is_known_by_the_size_and_rate_beside_it_as_well(clip: GenerationRequest, tmp_path: Path) -> None:
