@@ -129,8 +129,13 @@ class EngineStore:
         """Remove engines that are damaged or outdated, and what killed builds have left.
 
         `on_removal` is called with each engine just before it goes. What a process is building now is left as it is;
-        lock files stay, as another process may wait for one. Raises UserError where the folder cannot be written.
+        lock files stay, as another process may wait for one. Raises UserError where the folder cannot be written, and
+        for a link out of the bundle: what lies behind it may be anybody's.
         """
+        inside = self.bundle.root.resolve()
+        for folder in sorted({file.parent for file in self._files("*")}):
+            if not folder.resolve().is_relative_to(inside):
+                raise UserError(f"{folder} leads out of the bundle: remove that link, or what is behind it, yourself")
         for path in [stored.plan for stored in self.all()]:
             with self._unless_built(path) as free:
                 stored = (self._read(path) or self._orphan(path)) if free else None
@@ -178,8 +183,8 @@ class EngineStore:
             return None
         sidecar = path.with_suffix(_SIDECAR)
         try:
-            if sidecar.stat().st_size > MAX_SIDECAR_BYTES:
-                return StoredEngine(path, None, f"{sidecar.name} is not a sidecar, it is too large")
+            if sidecar.stat().st_size > MAX_SIDECAR_BYTES or not sidecar.is_file():
+                return StoredEngine(path, None, f"{sidecar.name} is not a sidecar: it is no file, or too large")
             found = Sidecar.from_json(sidecar.read_text(encoding="utf-8"), sidecar.name)
             elsewhere = f"{path.name} was built as another engine and put here"
             return StoredEngine(path, found, "" if self.plan_path(found.key) == path else elsewhere)

@@ -72,8 +72,10 @@ def test_without_any_engine_none_is_found(store: EngineStore, key: EngineKey) ->
 
 
 @pytest.mark.parametrize(
-    "damage", ["flipped", "cut", "gone sidecar", "flipped sidecar", "foreign sidecar", "huge sidecar"]
+    "damage",
+    ["flipped", "cut", "gone sidecar", "flipped sidecar", "foreign sidecar", "huge sidecar", "endless sidecar"],
 )
+@pytest.mark.timeout(20)
 def test_damage_is_named_and_never_found(store: EngineStore, key: EngineKey, damage: str) -> None:
     path = store.put(key, PLAN, {})
     sidecar = path.with_suffix(".json")
@@ -87,11 +89,28 @@ def test_damage_is_named_and_never_found(store: EngineStore, key: EngineKey, dam
         sidecar.write_text(sidecar.read_text().replace("{", "[", 1))
     elif damage == "foreign sidecar":
         sidecar.write_text(json.dumps({"sidecar_version": 99}))
+    elif damage == "endless sidecar":
+        sidecar.unlink()
+        sidecar.symlink_to("/dev/zero")
     else:
         sidecar.write_text(" " * (2 << 20))
     (stored,) = store.all()
     assert "vae_decoder" in store.damage(stored)
     assert store.stored(key) is None
+
+
+@pytest.mark.parametrize("linked", ["engines", "engines/some"])
+def test_nothing_is_removed_behind_a_link_out_of_the_bundle(store: EngineStore, tmp_path: Path, linked: str) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    kept = elsewhere / ("some" if linked == "engines" else "") / "notes.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("{}")
+    link = store.bundle.root / linked
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(elsewhere)
+    with pytest.raises(UserError, match="engines/some leads out of the bundle"):
+        store.prune(lambda stored: None)
+    assert kept.exists()
 
 
 def test_any_flipped_bit_of_a_sidecar_is_noticed_or_harmless(store: EngineStore, key: EngineKey) -> None:
