@@ -71,14 +71,17 @@ def atomic_path(target: Path, *, directory: bool = False) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def temporary_beside(target: Path) -> Iterator[Path]:
-    """Yield a path beside `target`, named as `atomic_path` would, for a file that is removed when the block ends.
+    """Yield a path beside `target`, named as `atomic_path` would, for a file or folder that is removed when the block
+    ends, or where the process is killed by the next one that writes to `target`.
 
     Raises UserError as `atomic_path` does.
     """
     temporary = _temporary(target)
     try:
         _check_target(target, False)
-        yield temporary
+        remove_leftovers([target])
+        with _lock_beside(temporary):
+            yield temporary
     except OSError as problem:
         refusal = _write_refusal(problem, target)
         if refusal is None:

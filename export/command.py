@@ -3,7 +3,6 @@
 import json
 import shlex
 import sys
-import tempfile
 from contextlib import ExitStack
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -11,7 +10,7 @@ from pathlib import Path
 from time import perf_counter
 
 from vexpress_trt.engines.errors import UserError
-from vexpress_trt.engines.files import atomic_path, check_place
+from vexpress_trt.engines.files import atomic_path, check_place, temporary_beside, temporary_folder
 from vexpress_trt.engines.memory import peak_memory_mib
 
 NEEDED = ("torch", "diffusers", "transformers", "onnxscript", "safetensors")
@@ -52,8 +51,8 @@ def run_export(
     with ExitStack() as stack:
         if random is not None:
             if checkpoints is None:
-                temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="vexpress-export-"))
-                checkpoints = Path(temporary) / "model_ckpts"
+                temporary = stack.enter_context(temporary_beside(Path(temporary_folder(), "vexpress-export")))
+                checkpoints = temporary / "model_ckpts"
             write_random_checkpoints(checkpoints, random, random_seed)
         loaded = load_checkpoints(checkpoints)
         result = export_bundle(

@@ -6,6 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,7 @@ def test_what_a_killed_process_left_goes_and_what_a_living_one_writes_stays(tmp_
     target = tmp_path / "x.bundle"
     begin = f"""
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from vexpress_trt.engines.files import atomic_path
 with atomic_path(Path({str(target)!r}), directory={directory}) as temporary:
@@ -74,13 +76,17 @@ with atomic_path(Path({str(target)!r}), directory={directory}) as temporary:
     assert sorted(os.listdir(tmp_path)) == ["other", "x.bundle"]
 
 
-def test_writing_again_removes_what_a_killed_process_left(tmp_path: Path) -> None:
+@pytest.mark.parametrize("write", [lambda target: atomic_path(target, directory=True), temporary_beside])
+def test_writing_again_removes_what_a_killed_process_left(
+    tmp_path: Path, write: Callable[[Path], contextlib.AbstractContextManager[Path]]
+) -> None:
     for name in (".x.01234567.tmp.bundle", ".y.01234567.tmp.bundle"):
         (tmp_path / name).mkdir()
         (tmp_path / f"{name}.lock").touch()
-    with atomic_path(tmp_path / "x.bundle", directory=True):
-        pass
-    assert sorted(os.listdir(tmp_path)) == [".y.01234567.tmp.bundle", ".y.01234567.tmp.bundle.lock", "x.bundle"]
+    with write(tmp_path / "x.bundle") as temporary:
+        left = {".y.01234567.tmp.bundle", ".y.01234567.tmp.bundle.lock"}
+        assert {*os.listdir(tmp_path), temporary.name} == {*left, temporary.name, f"{temporary.name}.lock"}
+    assert {*os.listdir(tmp_path), "x.bundle"} == {*left, "x.bundle"}
 
 
 @pytest.mark.parametrize("failure", [None, ValueError("no"), KeyboardInterrupt()])

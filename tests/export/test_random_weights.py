@@ -16,6 +16,7 @@ from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.files import sha256_file
 from vexpress_trt.export import checkpoints as official
 from vexpress_trt.export.checkpoints import load_checkpoints
+from vexpress_trt.export.command import run_export
 from vexpress_trt.export.nets.audio_projection import AudioProjection
 from vexpress_trt.export.nets.denoiser import Denoiser
 from vexpress_trt.export.nets.guider import KpsGuider
@@ -251,4 +252,20 @@ def test_an_unknown_size_and_a_small_disk_are_refused(tmp_path, monkeypatch):
 def test_impossible_sizes_are_refused_before_anything_is_written(tmp_path):
     with pytest.raises(UserError, match="30 channels"):
         write_random_checkpoints(tmp_path / "x", replace(TINY, block_out_channels=(30, 64)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_exports_own_go_at_its_end_or_after_a_kill_with_the_next(tmp_path, monkeypatch):
+    (tmp_path / ".vexpress-export.01234567.tmp").mkdir()
+    (tmp_path / ".vexpress-export.01234567.tmp.lock").touch()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    def interrupted(folder, *_):
+        assert folder.is_relative_to(tmp_path)
+        folder.mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vexpress_trt.export.random_weights.write_random_checkpoints", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_export(tmp_path / "x.bundle", random="tiny")
     assert list(tmp_path.iterdir()) == []
