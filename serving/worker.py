@@ -22,9 +22,10 @@ import re
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -87,6 +88,11 @@ class Worker:
     engines: EnginePool
     cancel: _CancelSignal
 
+    @property
+    def _own(self) -> list[str]:
+        places = (str(self.options.get(name, "")) for name in ("bundle", "face_model_dir", "portrait_cache"))
+        return [place for place in (*places, tempfile.gettempdir()) if os.path.isabs(place)]
+
     def serve(self) -> None:
         """Until the other side goes away."""
         while True:
@@ -102,7 +108,8 @@ class Worker:
         except _Cancelled:
             return {"kind": "cancelled"}
         except UserError as problem:
-            return {"kind": "refused", "code": protocol.INVALID, "sentence": without_paths(str(problem), job)}
+            sentence = without_paths(str(problem), job, self._own)
+            return {"kind": "refused", "code": protocol.INVALID, "sentence": sentence}
         except messages.Disconnected:
             raise
         except Exception as problem:
@@ -175,13 +182,15 @@ class _Chunks:
         """Nothing is held back."""
 
 
-def without_paths(sentence: str, job: dict[str, Any]) -> str:
+def without_paths(sentence: str, job: dict[str, Any], own: Iterable[str] = ()) -> str:
     """A sentence of the runtime's, with the inputs named by what they are instead of where they lie here, and no other
-    path of this machine's either."""
+    path of this machine's either. `own`: folders of the server's, which may have spaces in them."""
     names = {"reference_image_path": "the portrait", "audio_path": "the audio", "kps_path": "the key-point track"}
     for field, path in job["files"].items():
         for doubled in (f"{names[field]} {path}", path):
             sentence = sentence.replace(doubled, names[field])
+    for path in own:  # becomes a path without spaces, so that the last line also takes what lies below it
+        sentence = re.sub(rf"(?<![\w/.]){re.escape(path)}(?!\w)", "/of/ours", sentence)
     return _PATH.sub("(a path of the server's)", sentence)
 
 
