@@ -17,6 +17,7 @@ from vexpress_trt.serving.limits import Limits
 
 log = logging.getLogger("vexpress")
 AddCommand = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 RUNTIME_FLAGS = "backend dtype device gpu_memory threads portrait_cache face_model_dir".split()
 
 
@@ -79,7 +80,10 @@ def _serve(args: argparse.Namespace) -> int:
     from vexpress_trt.serving.server import Address, serve
 
     limits = _limits(args, args.held)
+    token = args.token or os.environ.get(protocol.TOKEN_VARIABLE)
     workers = () if args.setup_only else _serving_workers(args)
+    if not (token or args.setup_only or args.host in _LOOPBACK):
+        log.warning(f"--host {args.host} without a token: whoever reaches it may use it; set {protocol.TOKEN_VARIABLE}")
     environment = prepare(args.environment or default_folder(), _say)
     if args.setup_only:
         _say(f"Triton is in {environment.root}")
@@ -90,7 +94,7 @@ def _serve(args: argparse.Namespace) -> int:
         workers,
         limits,
         Address(args.host, args.grpc_port, args.http_port, args.metrics_port),
-        args.token or os.environ.get(protocol.TOKEN_VARIABLE),
+        token,
         _say,
         verbose=args.verbose,
     )

@@ -76,6 +76,18 @@ def test_a_bundle_that_is_not_there_is_refused_before_triton_is(tmp_path: Path, 
     assert not place.exists()
 
 
+@pytest.mark.parametrize(
+    ("host", "token", "warned"), [("0.0.0.0", "", True), ("0.0.0.0", "secret", False), ("127.0.0.1", "", False)]
+)
+def test_a_server_for_others_without_a_token_is_warned_about(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, host: str, token: str, warned: bool
+) -> None:
+    monkeypatch.setenv("VEXPRESS_TOKEN", token)
+    (tmp_path / "something").touch()  # so that nothing is set up here
+    assert main(["serve", "--environment", str(tmp_path), "--host", host]) == 2
+    assert (f"warning: --host {host} without a token" in capsys.readouterr().err) is warned
+
+
 @pytest.mark.skipif(not gpu_status().reason, reason="needs a machine without a GPU")
 def test_a_device_that_is_not_there_is_refused_before_triton_is(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     place = tmp_path / "environment"
