@@ -198,7 +198,7 @@ def _temporary(target: Path) -> Path:
 def _lock_beside(temporary: Path) -> Iterator[None]:
     """A file beside `temporary` that is locked while this process lives, where the file system has locks."""
     lock = temporary.with_name(temporary.name + _LOCK)
-    with _lock(lock, os.O_CREAT):
+    with _lock(lock, create=True):
         try:
             yield
         finally:
@@ -207,13 +207,16 @@ def _lock_beside(temporary: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _lock(file: Path, flags: int = 0) -> Iterator[bool]:
-    """Yields whether this process has the lock of `file`: no other one has it, and there are locks here."""
+def _lock(file: Path, *, create: bool = False) -> Iterator[bool]:
+    """Yields whether this process has the lock of `file`: no other one has it, and there are locks here.
+
+    With `create` the file is made, and whoever found it before it was locked has removed what it found.
+    """
     descriptor, locked = -1, False
     with contextlib.suppress(OSError):
-        descriptor = os.open(file, os.O_RDWR | flags, 0o666)
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT if create else os.O_RDWR, 0o666)
         if fcntl is not None:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX if create else fcntl.LOCK_EX | fcntl.LOCK_NB)
             locked = True
     try:
         yield locked
@@ -249,11 +252,13 @@ def _write_refusal(problem: BaseException, target: Path) -> UserError | None:
 
 
 def _put_in_place(temporary: Path, target: Path) -> None:
-    if target.is_dir():
+    try:
+        os.replace(temporary, target)
+    except OSError:  # a folder with something in it, which may have come this moment
+        if not (temporary.is_dir() and target.is_dir()):
+            raise
         _swap_folders(temporary, target)
         remove(temporary)
-    else:
-        os.replace(temporary, target)
     if os.name == "posix":
         handle = os.open(target.parent, os.O_RDONLY)
         try:

@@ -2,10 +2,13 @@
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,6 +92,35 @@ def test_writing_again_removes_what_a_killed_process_left(
     assert {*os.listdir(tmp_path), "x.bundle"} == {*left, "x.bundle"}
 
 
+def test_nothing_is_written_before_who_found_the_lock_free_has_removed_what_it_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock = fcntl.flock
+
+    def late(descriptor: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        (lock,) = tmp_path.glob(".*.lock")
+        other = os.open(lock, os.O_RDWR)
+        flock(other, fcntl.LOCK_EX)
+
+        def remove_it() -> None:
+            time.sleep(0.2)
+            files.remove(lock.with_suffix(""))
+            lock.unlink()
+            os.close(other)
+
+        removing.append(threading.Thread(target=remove_it))
+        removing[0].start()
+        flock(descriptor, operation)
+
+    removing: list[threading.Thread] = []
+    monkeypatch.setattr(fcntl, "flock", late)
+    with atomic_path(tmp_path / "x", directory=True) as temporary:
+        removing[0].join()
+        (temporary / "a").write_text("a")
+    assert os.listdir(tmp_path) == ["x"]
+
+
 @pytest.mark.parametrize("failure", [None, ValueError("no"), KeyboardInterrupt()])
 def test_a_temporary_file_is_gone_when_its_block_ends(tmp_path: Path, failure: BaseException | None) -> None:
     with contextlib.suppress(ValueError, KeyboardInterrupt), temporary_beside(tmp_path / "a.plan") as temporary:
@@ -141,6 +173,21 @@ def test_a_folder_replaces_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with atomic_path(target, directory=True) as temporary:
         (temporary / "new").write_text("new")
     assert os.listdir(target) == ["new"]
+    assert os.listdir(tmp_path) == ["x.bundle"]
+
+
+def test_a_folder_that_came_this_moment_is_replaced_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "x.bundle"
+
+    def replace(temporary: Path, place: Path) -> None:
+        place.mkdir()
+        (place / "theirs").write_text("another process was first")
+        os.rename(temporary, place)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with atomic_path(target, directory=True) as temporary:
+        (temporary / "ours").write_text("new")
+    assert os.listdir(target) == ["ours"]
     assert os.listdir(tmp_path) == ["x.bundle"]
 
 
