@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from exported import export_once
 
+import vexpress_trt.engines  # noqa: F401, before onnxruntime, which it keeps from reporting
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
