@@ -185,9 +185,8 @@ def write_bundle(
     An existing bundle at `target` is replaced. With `keep` (an opened bundle, usually the one at `target`) its graphs
     and their files are carried over by hard link, except the precisions in `replace`, which the block writes anew; so
     one precision is added without touching the rest, and built engines stay too, those that a build adds during the
-    block included. Raises UserError when `target` is a
-    folder that is not a bundle (it is never deleted), or cannot be written, and at the end of the block when another
-    program has put a bundle there in the meantime.
+    block included. Raises UserError when `target` is a folder that is not a bundle (it is never deleted), or cannot be
+    written, and at the end of the block when another program has put a bundle there in the meantime.
     """
     target = Path(target)
     with looking():
