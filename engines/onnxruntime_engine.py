@@ -127,6 +127,8 @@ def open_session(
     # A memory pattern is planned per set of input sizes and its block comes on top of the arena: twice the memory for
     # the denoiser (5.5 against 2.8 GB at 24 guided frames of 64x64 latents), and no faster.
     options.enable_mem_pattern = False
+    # Threads that wait for work sleep: spinning takes a busy machine's cores, and on two quiet ones was no faster.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # The rewritten graph is handed over in memory; its weights are mapped from where they lie, whatever their size.
     folder = str(bundle.path(spec.path).parent.resolve())
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)

@@ -53,6 +53,12 @@ def test_fp16_is_advised_against_once(make_bundle: Callable, tmp_path: Path, cap
     ]
 
 
+def test_threads_that_wait_sleep(bundle: Bundle) -> None:
+    with _load(bundle) as engine:
+        options = engine._session.get_session_options()
+        assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
 def test_inputs_and_outputs_are_used_in_place(bundle: Bundle, example: Callable) -> None:
     case = example()
     with _load(bundle) as engine:
