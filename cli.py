@@ -9,19 +9,17 @@ import errno
 import json
 import logging
 import os
-import signal
 import sys
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 from vexpress_trt.bench.command import add_commands as add_bench_commands
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.engines.precision import PRECISIONS
+from vexpress_trt.engines.signals import run_unwinding
 from vexpress_trt.engines.trt.command import add_commands as add_engine_commands
 from vexpress_trt.engines.verify_command import add_commands as add_verify_commands
 from vexpress_trt.export.hub_sources import PART_NAMES
@@ -33,7 +31,6 @@ from vexpress_trt.serving.command import add_commands as add_serving_commands
 
 log = logging.getLogger("vexpress")
 _DEMO_FLAGS = "seed device gpu_id dtype backend threads".split()
-_STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -65,8 +62,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     try:
-        with _signals_unwind():
-            return args.run(args) or 0
+        return run_unwinding(lambda: args.run(args)) or 0
     except UserError as error:
         print(f"vexpress: error: {error}", file=sys.stderr)
         return 2
@@ -360,46 +356,6 @@ def _with_underscores(argv: list[str]) -> list[str]:
         return flag[:2] + flag[2:].replace("-", "_") + equals + value if word.startswith("--") else word
 
     return [convert(word) for word in argv]
-
-
-@contextmanager
-def _signals_unwind() -> Iterator[None]:
-    """The first Ctrl-C, SIGTERM or SIGHUP (the terminal is closed) unwinds, so that threads end and temporary files go;
-    later ones do not disturb that.
-
-    After it they stay ignored, as the process is about to end. A signal that it was started to ignore stays ignored.
-    While a module is imported it waits: native code swallows what is raised there, or crashes of it.
-    """
-    before = {name: signal.getsignal(name) for name in _STOPPING}
-    ours = [name for name, handler in before.items() if handler not in (signal.SIG_IGN, None)]
-
-    def unwind(number: int, frame: FrameType | None) -> None:
-        if _imports(frame):
-            threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
-            return
-        for name in ours:
-            signal.signal(name, signal.SIG_IGN)
-        if number == signal.SIGINT:
-            raise KeyboardInterrupt
-        sys.exit(128 + number)
-
-    for name in ours:
-        signal.signal(name, unwind)
-    try:
-        yield
-    finally:
-        for name in ours:
-            if signal.getsignal(name) is unwind:
-                signal.signal(name, before[name])
-
-
-def _imports(frame: FrameType | None) -> bool:
-    """Whether the command that runs is about to import a module; whoever runs the command may be, too."""
-    while frame is not None and frame.f_code is not _run.__code__:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
-            return True
-        frame = frame.f_back
-    return False
 
 
 @contextmanager
