@@ -106,12 +106,13 @@ class Served:
         return self.process.wait(60)
 
 
-def wait_for_the_end_of(processes: list[int], seconds: float = 20) -> None:
-    """Until none of them runs; one that nobody has waited for yet does not run."""
+def left_of(processes: list[int], seconds: float = 20) -> list[str]:
+    """The commands of those that still run after so many seconds; waits for their end until then. One that nobody has
+    waited for yet does not run."""
     until = time.monotonic() + seconds
-    while left := [pid for pid in processes if _command(pid)]:
-        assert time.monotonic() < until, [_command(pid) for pid in left]
+    while (left := [command for pid in processes if (command := _command(pid))]) and time.monotonic() < until:
         time.sleep(0.1)
+    return left
 
 
 def free_ports(count: int) -> list[int]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from served import Served, served, wait_for_the_end_of
+from served import Served, left_of, served
 
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.runtime import GenerationRequest, generate
@@ -208,7 +208,7 @@ def test_a_second_signal_ends_everything_in_the_middle_of_a_clip(
             assert server.process.wait(15) == 1  # Triton itself would wait for the clip, as long as its client does
             with pytest.raises(ServerError, match="ended the stream"):
                 list(generation)
-        wait_for_the_end_of(processes)
+        assert left_of(processes) == []
     assert not list(tmp_path.glob("vexpress-serve-*"))
 
 
@@ -216,16 +216,20 @@ def test_a_killed_server_takes_triton_and_workers_along(serve_environment: Path,
     with served(serve_environment, tmp_path, "--backend=onnxruntime", "--threads=1") as server:
         processes = server.processes()
         server.process.kill()
-        wait_for_the_end_of(processes)
+        assert left_of(processes) == []
 
 
 def test_messages_that_nobody_reads_any_more_do_not_end_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
     class Closed(io.StringIO):
         def write(self, text: str) -> int:
+            tried.append(text)
             raise BrokenPipeError
 
     monkeypatch.setattr(sys, "stderr", Closed())
     command._say("ending")
+    assert tried == ["vexpress serve: ending"]
 
 
 def test_when_triton_dies_the_server_says_so_and_leaves_nothing(
@@ -239,7 +243,7 @@ def test_when_triton_dies_the_server_says_so_and_leaves_nothing(
             os.kill(server.triton(), signal.SIGKILL)
             assert server.process.wait(30) == 1
         assert "Triton ended unexpectedly" in server.log()
-        wait_for_the_end_of(processes)
+        assert left_of(processes) == []
     assert not list(Path("/dev/shm").glob(f"{folder}*"))
     assert not list(tmp_path.glob("vexpress-serve-*"))
 

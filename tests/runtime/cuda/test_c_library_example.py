@@ -21,14 +21,19 @@ add_executable(host {source})
 target_link_libraries(host PRIVATE vexpress::vexpress_cuda)
 """
 VERSION = """
+#include <stdio.h>
 #include "vexpress_cuda.h"
-int main(void) { return vexpress_cuda_version() == VEXPRESS_CUDA_VERSION ? 0 : 1; }
+int main(void) {
+    puts(vexpress_cuda_version() == VEXPRESS_CUDA_VERSION ? "the same" : "another");
+    return vexpress_cuda_version() == VEXPRESS_CUDA_VERSION ? 0 : 1;
+}
 """
 
 
-def call(*command: str | Path) -> None:
+def call(*command: str | Path) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def require_tools() -> None:
@@ -84,7 +89,7 @@ def test_the_header_is_c_and_cpp(installed: Path, tmp_path: Path, language: str)
     libraries = installed / "lib"
     linked = (f"-L{libraries}", "-lvexpress_cuda", f"-Wl,-rpath,{libraries}")
     call(compiler, f"-std={language}", *WARNINGS, f"-I{installed}/include", source, "-o", tmp_path / "host", *linked)
-    call(tmp_path / "host")
+    assert call(tmp_path / "host") == "the same\n"
 
 
 @pytest.mark.parametrize(
