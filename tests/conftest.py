@@ -1,13 +1,14 @@
 """Shared fixtures: where golden data lies."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from exported import export_once
 
-import vexpress_trt.engines  # noqa: F401, before onnxruntime, which it keeps from reporting
+from vexpress_trt.engines.signals import STOPPING  # before onnxruntime: the package keeps that from reporting
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -19,6 +20,15 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
         yield folder
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    """A command that a signal ends in this process leaves signals ignored, and later tests' processes inherit that."""
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -110,18 +110,7 @@ def unbuilt(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def handlers() -> Iterator[None]:
-    """The command leaves signals ignored, as its process would end."""
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGINT, before[0])
-    signal.signal(signal.SIGTERM, before[1])
-
-
-@pytest.fixture
-def files_at_ctrl_c(
-    machine: fake_tensorrt.HostDriver, handlers: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> list[Path]:
+def files_at_ctrl_c(machine: fake_tensorrt.HostDriver, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Path]:
     """Ctrl-C comes while the builder is at work, which looks up at its next step: the temporary files of that moment
     come here."""
     seen: list[Path] = []
