@@ -128,8 +128,9 @@ def sound_planes(
 ) -> Iterator[np.ndarray]:
     """The first audio stream in pieces, float32 [channels, n], at this rate and layout (None: the stream's own).
 
-    A few damaged packets are left out with a warning. Raises UserError where there are more, and for samples that are
-    not numbers or beyond LOUDEST.
+    Where FFmpeg has no mix from the stream's layout to this one, each channel is the mean of all. A few damaged packets
+    are left out with a warning. Raises UserError where there are more, and for samples that are not numbers or beyond
+    LOUDEST.
     """
     try:
         for piece in _resampled(media.streams.audio[0], _frames(media, path), rate, layout):
@@ -146,19 +147,37 @@ def sound_planes(
 def _resampled(
     stream: av.AudioStream, frames: Iterator[av.AudioFrame], rate: int | None, layout: str | None
 ) -> Iterator[np.ndarray]:
-    resampler, current, target = None, None, layout
+    resampler, current, target, mixes = None, None, layout and av.AudioLayout(layout), True
+
+    def planes(pieces: list[av.AudioFrame]) -> Iterator[np.ndarray]:
+        for plane in map(_plane, pieces):
+            yield plane if mixes else np.tile(plane.mean(axis=0), (target.nb_channels, 1))
+
     for frame in frames:
         form = (frame.format.name, frame.layout.name, frame.sample_rate)
         if form != current:  # a stream may change its form on the way, a resampler may not
             if resampler is not None:
-                yield from map(_plane, resampler.resample(None))
+                yield from planes(resampler.resample(None))
             target = target or frame.layout
-            resampler = av.AudioResampler(format="flt", layout=target, rate=rate or stream.rate)
+            mixes = _mixes(frame, target)
+            to = target if mixes else frame.layout
+            resampler = av.AudioResampler(format="flt", layout=to, rate=rate or stream.rate)
             current = form
         frame.pts = None  # a gap in the time stamps must not trip the resampler
-        yield from map(_plane, resampler.resample(frame))
+        yield from planes(resampler.resample(frame))
     if resampler is not None:
-        yield from map(_plane, resampler.resample(None))
+        yield from planes(resampler.resample(None))
+
+
+def _mixes(frame: av.AudioFrame, layout: av.AudioLayout) -> bool:
+    """Whether FFmpeg mixes a frame's channels to a layout: not where it does not know what each of them is."""
+    silence = av.AudioFrame(format=frame.format, layout=frame.layout, samples=1)
+    silence.sample_rate = frame.sample_rate
+    try:
+        av.AudioResampler(format="flt", layout=layout, rate=frame.sample_rate).resample(silence)
+    except av.FFmpegError:
+        return False
+    return True
 
 
 def _plane(piece: av.AudioFrame) -> np.ndarray:

@@ -13,12 +13,20 @@ import pytest
 
 from vexpress_trt.engines.errors import UserError
 from vexpress_trt.runtime import audio_input
-from vexpress_trt.runtime.audio_input import decode_audio, measure
+from vexpress_trt.runtime.audio_input import decode_audio, measure, opened, sound_planes
 from vexpress_trt.runtime.resample import sinc_resample
 
 
 def tone(rate: int, seconds: float = 1.0, hertz: float = 300.0) -> np.ndarray:
     return (0.5 * np.sin(2 * np.pi * hertz * np.arange(round(rate * seconds)) / rate))[None].astype(np.float32)
+
+
+def write_wav(path: Path, values: np.ndarray) -> Path:
+    """16-bit samples [S, channels] at 16 kHz."""
+    with wave.open(str(path), "wb") as output:
+        output.setparams((values.shape[1], 2, 16_000, 0, "NONE", ""))
+        output.writeframes(values.tobytes())
+    return path
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
@@ -47,13 +55,20 @@ def test_float_wav_is_exact(tmp_path, make_sound, upstream):
 @pytest.mark.parametrize("channels", [6, 8, 12, 24, 64])
 def test_the_mean_of_any_number_of_channels(tmp_path, channels, upstream):
     values = np.random.default_rng(0).integers(-32768, 32768, (4000, channels)).astype("<i2")
-    file = tmp_path / "a.wav"
-    with wave.open(str(file), "wb") as output:
-        output.setparams((channels, 2, 16_000, 0, "NONE", ""))
-        output.writeframes(values.tobytes())
-    audio = decode_audio(file, upstream=upstream)
+    audio = decode_audio(write_wav(tmp_path / "a.wav", values), upstream=upstream)
     assert audio.channels == channels
     np.testing.assert_allclose(audio.samples, values.mean(axis=1) / 32768, atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", ["mono", "stereo"])
+@pytest.mark.parametrize("channels", [9, 64])
+def test_channels_of_unknown_places_are_mixed_to_their_mean(tmp_path, channels, layout):
+    values = np.random.default_rng(0).integers(-32768, 32768, (4000, channels)).astype("<i2")
+    file = write_wav(tmp_path / "a.wav", values)
+    with opened(file) as media:
+        planes = np.concatenate(list(sound_planes(media, file, rate=16_000, layout=layout)), axis=1)
+    assert planes.shape == (1 if layout == "mono" else 2, 4000)
+    np.testing.assert_allclose(planes, [values.mean(axis=1) / 32768] * len(planes), atol=1e-6)
 
 
 @pytest.mark.parametrize("upstream", [False, True])
