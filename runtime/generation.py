@@ -36,7 +36,7 @@ IMAGES_AHEAD, FRAMES_AHEAD = 4, 8  # decoded and finished frames that may wait; 
 
 
 class Generation:
-    """A clip being generated: iterate for its frames, then read `summary`.
+    """A clip being generated: iterate once for its frames, then read `summary`.
 
     Everything the inputs can be refused for has been checked when this exists; the networks run while it is iterated,
     on threads of their own, a bounded number of frames ahead. `on_progress` is called on these threads. Closing the
@@ -62,6 +62,7 @@ class Generation:
         self._portrait_cached = False
         self._memory: MemoryWatch | None = None
         self._summary: Summary | None = None
+        self._begun = False
 
     @property
     def summary(self) -> Summary:
@@ -71,6 +72,13 @@ class Generation:
         return self._summary
 
     def __iter__(self) -> Iterator[Frame]:
+        """The frames in order. Raises RuntimeError the second time: the summary counts one run."""
+        if self._begun:
+            raise RuntimeError("a generation is iterated once: call generate again")
+        self._begun = True
+        return self._frames()
+
+    def _frames(self) -> Iterator[Frame]:
         request, clip = self.request, self.clip
         dump = TensorDump(request.dump_tensors, clip.length, clip.fps)
         workspace = Workspace(on_disk=request.save_gpu_memory)

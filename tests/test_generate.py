@@ -84,6 +84,8 @@ def test_frames_come_lazily_and_with_their_times(request_of: GenerationRequest) 
     first = next(iter(generation))
     assert (first.index, first.time) == (0, 0.0)
     assert (first.image.shape, first.image.dtype) == ((72, 104, 3), np.uint8)
+    with pytest.raises(RuntimeError, match="iterated once"):
+        iter(generation)
 
 
 def test_a_clip_shorter_than_a_window(request_of: GenerationRequest, tmp_path: Path) -> None:
