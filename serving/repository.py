@@ -21,7 +21,7 @@ from vexpress_trt.serving.limits import Limits
 MODULES = (
     "engines.call_sizes engines.errors engines.precision runtime.presets runtime.request runtime.request_json "
     "serving.protocol serving.errors serving.settings serving.messages serving.limits serving.job serving.metrics "
-    "serving.worker_process serving.dispatcher serving.triton_stream serving.triton_mp4"
+    "serving.worker_process serving.dispatcher serving.triton_errors serving.triton_stream serving.triton_mp4"
 ).split()
 _PACKAGES = "engines runtime serving".split()
 

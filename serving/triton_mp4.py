@@ -11,6 +11,7 @@ import numpy as np
 import triton_python_backend_utils as utils
 
 from vexpress_trt.serving import protocol
+from vexpress_trt.serving.triton_errors import error_response
 
 _FINAL = utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
@@ -29,10 +30,10 @@ def _answer(sender: Any, inputs: list[Any], parameters: dict[str, Any]) -> None:
     try:
         response = utils.InferenceResponse(_video(inputs, parameters))
     except _Refused as problem:
-        response = utils.InferenceResponse([], utils.TritonError(str(problem)))
+        response = error_response(str(problem))
     except Exception as problem:
         text = protocol.refusal(protocol.FAILED, f"internal error ({type(problem).__name__}).")
-        response = utils.InferenceResponse([], utils.TritonError(text))
+        response = error_response(text)
     sender.send(response, flags=_FINAL)
 
 

@@ -24,6 +24,7 @@ from vexpress_trt.serving.job import Job
 from vexpress_trt.serving.limits import Limits
 from vexpress_trt.serving.messages import DRAIN, DRAINED, UNUSABLE
 from vexpress_trt.serving.metrics import TritonMetrics
+from vexpress_trt.serving.triton_errors import error_response
 from vexpress_trt.serving.worker_process import Unusable, WorkerDied, WorkerProcess, resident_bytes
 
 _FINAL = utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
@@ -113,7 +114,7 @@ class _Answers:
             raise Refusal(protocol.FAILED, "the server has no room for its answers: send it again later.")
 
     def refuse(self, refusal: Refusal) -> None:
-        self._passed(utils.InferenceResponse([], utils.TritonError(refusal.text)), flags=_FINAL)
+        self._passed(error_response(refusal.text), flags=_FINAL)
 
     def end(self) -> None:
         self._passed(flags=_FINAL)

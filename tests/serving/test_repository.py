@@ -97,7 +97,7 @@ def test_an_existing_folder_is_replaced_only_when_told(bundle: Path, tmp_path: P
 
 def test_tritons_side_needs_nothing_but_what_lies_beside_it(repository: Path) -> None:
     version = repository / "vexpress" / "1"
-    triton = {"serving.triton_stream", "serving.triton_mp4"}
+    triton = {"serving.triton_errors", "serving.triton_stream", "serving.triton_mp4"}
     imports = "; ".join(f"import vexpress_trt.{name}" for name in MODULES if name not in triton)
     code = f"import sys; sys.path.insert(0, {str(version)!r}); {imports}; print(vexpress_trt.serving.__file__)"
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=False)

@@ -73,6 +73,7 @@ def test_plain_http_answers_with_the_whole_mp4(server: Served, short_clip: Gener
     except UserError:
         with pytest.raises(urllib.error.HTTPError) as problem:
             server.video(files, {**settings, "encoder": "h264_nvenc"}, token=server.token)
+        assert problem.value.code == 400
         assert "invalid: --encoder h264_nvenc" in problem.value.read().decode()
 
 
@@ -96,6 +97,7 @@ def test_without_the_token_nothing_is_answered(server: Served, short_clip: Gener
             list(client.generate(short_clip))
         with pytest.raises(urllib.error.HTTPError) as problem:
             server.video(files_of(short_clip), {}, token=token)
+        assert problem.value.code == 400
         assert "unauthorized: " in problem.value.read().decode()
     assert server.metric(ended("unauthorized")) == 4
 
@@ -130,6 +132,9 @@ def test_beyond_the_queue_the_answer_is_busy_at_once(server: Served, long_clip: 
         with pytest.raises(ServerBusy, match="try again later"):
             list(clients[2].generate(long_clip))
         assert time.monotonic() - begin < 2
+        with pytest.raises(urllib.error.HTTPError, match="503") as problem:
+            server.video(files_of(long_clip), {}, token=server.token)
+        assert "busy: " in problem.value.read().decode()
     server.wait_for(WAITING, 0)
     server.wait_for(RUNNING, 0)
     assert server.metric(ended("cancelled")) >= 2

@@ -25,18 +25,20 @@ class _Tensor:
 @pytest.fixture
 def handed_on(monkeypatch: pytest.MonkeyPatch):
     """What becomes of a request's settings, from bytes to bytes, outside of Triton."""
-    module = "vexpress_trt.serving.triton_mp4"
     stand_in = SimpleNamespace(Tensor=_Tensor, TRITONSERVER_RESPONSE_COMPLETE_FINAL=1)
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", stand_in)
-    monkeypatch.delitem(sys.modules, module, raising=False)
-    model = importlib.import_module(module)
+    modules = ["vexpress_trt.serving.triton_errors", "vexpress_trt.serving.triton_mp4"]
+    for module in modules:
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    model = importlib.import_module(modules[-1])
 
     def hand_on(text: bytes) -> bytes:
         given = _Tensor(protocol.SETTINGS, np.array([text], np.object_))
         return model._mp4_settings([given]).as_numpy()[0]
 
     yield hand_on
-    sys.modules.pop(module, None)
+    for module in modules:
+        sys.modules.pop(module, None)
 
 
 def test_the_output_is_set(handed_on) -> None:
