@@ -26,6 +26,10 @@ MADE_AT = "made_at"  # FP64 [1], the server's CLOCK_MONOTONIC when the runtime y
 SUMMARY = "summary"  # BYTES [1], last response: JSON of runtime.summary.Summary
 MP4 = "mp4"  # UINT8 [n], the whole file: MP4_MODEL only
 
+# Parameter of a request that MP4_MODEL passes on: a refusal is then a SUMMARY of this one name, with the error's text.
+# Of errors that one model answers another with, Triton 2.51 delivers only a first answer.
+REFUSAL = "refusal"
+
 # `settings` is a JSON object of request fields that are not files, of OUTPUT and KPS_FPS.
 OUTPUT = "output"
 KPS_FPS = "kps_fps"  # frames per second of a track that is an .npy: a number that stands beside the file, not in it

@@ -38,7 +38,7 @@ def _answer(sender: Any, inputs: list[Any], parameters: dict[str, Any]) -> None:
 
 
 class _Refused(Exception):
-    """The streaming model's error text."""
+    """The error text of the streaming model, or of Triton."""
 
 
 def _video(inputs: list[Any], parameters: dict[str, Any]) -> list[Any]:
@@ -46,7 +46,7 @@ def _video(inputs: list[Any], parameters: dict[str, Any]) -> list[Any]:
         model_name=protocol.STREAM_MODEL,
         requested_output_names=[],
         inputs=[*(tensor for tensor in inputs if tensor.name() != protocol.SETTINGS), _mp4_settings(inputs)],
-        parameters=parameters,
+        parameters={**parameters, protocol.REFUSAL: True},
     )
     chunks, summary = [], None
     for response in request.exec(decoupled=True):
@@ -58,6 +58,8 @@ def _video(inputs: list[Any], parameters: dict[str, Any]) -> list[Any]:
         summary = outputs.get(protocol.SUMMARY, summary)
     if summary is None:
         raise _Refused(protocol.refusal(protocol.FAILED, "the clip ended without a summary."))
+    if refusal := json.loads(summary[0]).get(protocol.REFUSAL):
+        raise _Refused(refusal)
     return [utils.Tensor(protocol.MP4, np.concatenate(chunks)), utils.Tensor(protocol.SUMMARY, summary)]
 
 

@@ -63,9 +63,10 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> None:
         for request in requests:
-            answers = _Answers(request.get_response_sender())
+            parameters = {name.lower(): value for name, value in json.loads(request.parameters() or "{}").items()}
+            answers = _Answers(request.get_response_sender(), refusal_as_summary=protocol.REFUSAL in parameters)
             try:
-                self._authorize(request)
+                self._authorize(parameters)
                 self._dispatcher.submit(Job.of(*_inputs(request), answers, self._limits))
             except Refusal as refusal:
                 self._refuse(answers, refusal)
@@ -80,11 +81,10 @@ class TritonPythonModel:
     def finalize(self) -> None:
         self._dispatcher.close()
 
-    def _authorize(self, request: Any) -> None:
+    def _authorize(self, parameters: dict[str, Any]) -> None:
         if not self._token:
             return
-        headers = {name.lower(): value for name, value in json.loads(request.parameters() or "{}").items()}
-        given = str(headers.get(protocol.AUTHORIZATION, ""))
+        given = str(parameters.get(protocol.AUTHORIZATION, ""))
         if not hmac.compare_digest(given.encode(), (protocol.BEARER + self._token).encode()):
             raise Refusal(protocol.UNAUTHORIZED, "this server asks for a token, and the request has none or another.")
 
@@ -106,15 +106,19 @@ class TritonPythonModel:
 class _Answers:
     """Answers to one request through Triton's response sender."""
 
-    def __init__(self, sender: Any) -> None:
-        self._sender = sender
+    def __init__(self, sender: Any, *, refusal_as_summary: bool) -> None:
+        self._sender, self._refusal_as_summary = sender, refusal_as_summary
 
     def send(self, header: dict[str, Any], payload: bytearray) -> None:
         if not self._passed(utils.InferenceResponse(_tensors(header, payload))):
             raise Refusal(protocol.FAILED, "the server has no room for its answers: send it again later.")
 
     def refuse(self, refusal: Refusal) -> None:
-        self._passed(error_response(refusal.text), flags=_FINAL)
+        if self._refusal_as_summary:
+            response = utils.InferenceResponse([_text(protocol.SUMMARY, {protocol.REFUSAL: refusal.text})])
+        else:
+            response = error_response(refusal.text)
+        self._passed(response, flags=_FINAL)
 
     def end(self) -> None:
         self._passed(flags=_FINAL)

@@ -165,6 +165,22 @@ def test_a_dead_worker_is_replaced_and_its_request_told(
     assert server.metric('vexpress_worker_restarts{worker="0"}') == before + 1
 
 
+def test_over_http_a_time_limit_and_a_dead_worker_are_the_servers_fault(
+    serve_environment: Path, long_clip: GenerationRequest, tmp_path: Path
+) -> None:
+    files, steps = files_of(long_clip), {"num_inference_steps": 1000}
+    with served(serve_environment, tmp_path, "--backend=onnxruntime", "--threads=1", "--timeout=3") as server:
+        with pytest.raises(urllib.error.HTTPError) as late:
+            server.video(files, steps)
+        worker = threading.Timer(1, lambda: os.kill(server.workers()[0], signal.SIGKILL))
+        worker.start()
+        with pytest.raises(urllib.error.HTTPError) as dead:
+            server.video(files, steps)
+    assert (late.value.code, dead.value.code) == (500, 500)
+    assert "timeout: " in late.value.read().decode()
+    assert "failed: " in dead.value.read().decode()
+
+
 def test_no_inputs_are_left_on_the_servers_disk(server: Served) -> None:
     server.wait_for(RUNNING, 0)
     folder = Path(server._log).parent
